@@ -1,0 +1,270 @@
+"""The recipe: one section a stage, every field with its meaning and unit."""
+
+from __future__ import annotations
+
+from string import Formatter
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """A part of the recipe: unknown keys are refused, values are not converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelSection(Section):
+    """The general model that is adapted."""
+
+    base: str = Field(
+        description="A Hub id (org/name), a folder, or package:<name> for a model that an "
+        "installed Python package carries."
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hub id.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type of the frozen weights; auto: bfloat16 where the device has it."
+    )
+    trust_remote_code: bool = Field(False, description="Run Python code that a Hub model brings.")
+
+
+class Source(Section):
+    """One file, or one data set of the Hub, of documents."""
+
+    path: str | None = Field(
+        None, description="A .jsonl, .csv, .parquet or .txt file, .gz and .zst included."
+    )
+    dataset: str | None = Field(None, description="A Hub data set, streamed.")
+    config: str | None = Field(None, description="Configuration name of the Hub data set.")
+    split: str = Field("train", description="Split of the Hub data set.")
+    text: str = Field("text", description="Column that holds the text; .txt has a document a line.")
+    max_documents: int | None = Field(None, gt=0, description="Read at most so many documents.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give either path or dataset")
+        return self
+
+
+class CorpusSection(Section):
+    """Domain text to learn from and general text to watch."""
+
+    sources: list[Source] = Field(min_length=1, description="Domain text.")
+    general: list[Source] = Field(
+        default_factory=list, description="General text; measured, never trained on."
+    )
+    test_fraction: Fraction = Field(0.1, gt=0.0, description="Share of clusters held out.")
+    validation_fraction: Fraction = Field(
+        0.02, description="Share of clusters for the loss that is watched during training."
+    )
+    normalize: Literal["none", "nfc", "nfkc"] = Field(
+        "none", description="Unicode normalisation of documents."
+    )
+    min_characters: int = Field(
+        1, ge=1, description="Shorter documents are dropped and counted; characters."
+    )
+    near_duplicate: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        0.8,
+        description="Documents whose word-trigram Jaccard similarity to an earlier one is at "
+        "least this are dropped; null keeps them. Exact duplicates always go.",
+    )
+    leak_threshold: float = Field(
+        0.5,
+        gt=0.0,
+        le=1.0,
+        description="Documents at least this similar always fall on the same side of the split.",
+    )
+
+    @model_validator(mode="after")
+    def _something_left(self) -> CorpusSection:
+        if self.test_fraction + self.validation_fraction >= 1.0:
+            raise ValueError("test_fraction and validation_fraction leave nothing to train on")
+        return self
+
+
+class TokenizerSection(Section):
+    """What becomes of the vocabulary."""
+
+    mode: Literal["extend", "keep"] = Field("extend", description="extend adds units; keep: none.")
+    new_tokens: int = Field(2000, gt=0, description="Units to add; tokens.")
+    multiword: bool = Field(True, description="Units may cross spaces where that is proven safe.")
+    min_frequency: int = Field(3, ge=1, description="A unit occurs at least so often.")
+    terms: list[str] = Field(
+        default_factory=list, description="Terms that each become one token, whatever the corpus."
+    )
+
+
+class EmbeddingsSection(Section):
+    """Where the rows of new tokens come from."""
+
+    init: Literal["mean"] = Field(
+        "mean", description="mean: average of the rows of the base tokens a unit is made of."
+    )
+
+
+class LoraSection(Section):
+    """Low-rank adapters, as `peft.LoraConfig` names its options."""
+
+    r: int = Field(16, gt=0, description="Rank.")
+    lora_alpha: int = Field(32, gt=0, description="Scale is lora_alpha / r.")
+    lora_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout before the adapters.")
+    target_modules: str | list[str] = Field(
+        "all-linear", description="all-linear, or names of modules."
+    )
+
+
+class Phase(Section):
+    """One pass of training; phases run in order on the same adapter."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="Names its checkpoints and its loss.")
+    objective: Literal["clm", "sft"] = Field(
+        description="clm: next token on the corpus; sft: the tasks, loss on completions only."
+    )
+    max_steps: int = Field(
+        gt=0,
+        description="Optimizer steps. A step takes per_device_train_batch_size x "
+        "gradient_accumulation_steps sequences, shared out among the processes.",
+    )
+    learning_rate: float = Field(2e-4, gt=0.0, description="Peak learning rate.")
+    new_token_learning_rate: float | None = Field(
+        None, gt=0.0, description="Peak learning rate of the new token rows; null: learning_rate."
+    )
+    lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"] = Field(
+        "linear", description="Schedule after the warm-up."
+    )
+    warmup_ratio: float = Field(0.05, ge=0.0, lt=1.0, description="Share of steps that warm up.")
+    weight_decay: float = Field(0.0, ge=0.0, description="Of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0.0, description="Gradients are clipped to this norm.")
+    per_device_train_batch_size: int = Field(2, gt=0, description="Sequences.")
+    gradient_accumulation_steps: int = Field(1, gt=0, description="Batches to an optimizer step.")
+    max_length: int = Field(512, gt=1, description="Longest sequence; tokens.")
+    save_steps: int = Field(50, gt=0, description="Steps between checkpoints.")
+    logging_steps: int = Field(10, gt=0, description="Steps between log lines.")
+
+
+class TrainingSection(Section):
+    """How the adapted base is fine-tuned."""
+
+    method: Literal["lora"] = Field("lora", description="lora: adapters and the new token rows.")
+    lora: LoraSection = Field(default_factory=LoraSection, description="Options of method lora.")
+    phases: list[Phase] = Field(min_length=1, description="Run in order.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> TrainingSection:
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) < len(names):
+            raise ValueError("two phases have the same name")
+        return self
+
+
+class Task(Section):
+    """Rows of a labelled file: trained on by sft phases, held-out rows are scored."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="Names the task in reports.")
+    path: str = Field(description="A .jsonl, .csv or .parquet file.")
+    max_documents: int | None = Field(
+        None, gt=0, description="Held-out rows scored; null: evaluation.max_documents."
+    )
+
+
+class ClassificationTask(Task):
+    """Text to one of a set of labels; scored by the likelihood of each label's text."""
+
+    kind: Literal["classification"]
+    text: str = Field("text", description="Column that holds the text.")
+    label: str = Field("label", description="Column that holds the label.")
+    prompt: str = Field(
+        "{text}\n\nCategory:", description="What the model is asked; {text} and any column."
+    )
+
+
+class GenerationTask(Task):
+    """A prompt to a text; scored against the reference."""
+
+    kind: Literal["generation"]
+    prompt: str = Field(description="What the model is asked; {column} is filled from the row.")
+    target: str = Field(description="Column that holds the reference.")
+    max_new_tokens: int = Field(64, gt=0, description="Longest answer; base tokens.")
+
+    @model_validator(mode="after")
+    def _target_hidden(self) -> GenerationTask:
+        if self.target in fields_of(self.prompt):
+            raise ValueError(f"the prompt shows the target column {self.target}")
+        return self
+
+
+AnyTask = Annotated[ClassificationTask | GenerationTask, Field(discriminator="kind")]
+
+
+class EvaluationSection(Section):
+    """What is measured on held-out text: base, control and adapted side by side."""
+
+    control: bool = Field(
+        True, description="Train the base tokenizer on the same bytes and compare with it."
+    )
+    max_documents: int = Field(200, gt=0, description="Held-out documents a measurement reads.")
+    max_bytes: int = Field(
+        200_000, gt=0, description="Held-out bytes of text a likelihood measurement reads."
+    )
+    per_device_eval_batch_size: int = Field(8, gt=0, description="Sequences.")
+    max_length: int = Field(512, gt=1, description="Longest window; base tokens.")
+    tasks: list[AnyTask] = Field(
+        default_factory=list, description="Labelled rows to train and score."
+    )
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> EvaluationSection:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError("two tasks have the same name")
+        return self
+
+
+class PublishSection(Section):
+    """Where the finished adapter goes."""
+
+    push_to_hub: bool = Field(False, description="Upload the adapter when the run is done.")
+    hub_model_id: str | None = Field(None, description="org/name on the Hub.")
+    private: bool = Field(False, description="Make a new repository private.")
+
+    @model_validator(mode="after")
+    def _named(self) -> PublishSection:
+        if self.push_to_hub and not self.hub_model_id:
+            raise ValueError("push_to_hub needs hub_model_id")
+        return self
+
+
+class Recipe(Section):
+    """Everything that one run does."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="Name of the run.")
+    output_dir: str = Field(description="Run folder; relative to where the command is run.")
+    seed: int = Field(0, ge=0, description="Seed of splits, order and initial values.")
+    model: ModelSection
+    corpus: CorpusSection
+    tokenizer: TokenizerSection = Field(default_factory=TokenizerSection)
+    embeddings: EmbeddingsSection = Field(default_factory=EmbeddingsSection)
+    training: TrainingSection
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    publish: PublishSection = Field(default_factory=PublishSection)
+
+    @model_validator(mode="after")
+    def _sft_has_tasks(self) -> Recipe:
+        if not self.evaluation.tasks and any(p.objective == "sft" for p in self.training.phases):
+            raise ValueError("a phase with objective sft needs evaluation.tasks to train on")
+        return self
+
+
+def fields_of(prompt: str) -> list[str]:
+    """The column names that a prompt template asks for.
+
+    Raises:
+        ValueError: The template is not valid, or has a field without a name.
+    """
+    names = [name for _, name, _, _ in Formatter().parse(prompt) if name is not None]
+    if any(not name.isidentifier() for name in names):
+        raise ValueError(f"prompt fields must be column names, got {names}")
+    return names

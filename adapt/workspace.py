@@ -1,0 +1,200 @@
+"""The run folder: names of its paths, atomic writes, and a manifest for every finished stage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapt.errors import WorkspaceError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where everything of one run lies.
+
+    Attributes:
+        root: The run folder, `output_dir` of the recipe.
+    """
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe, as it ran."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def corpus(self) -> Path:
+        """Cleaned and split text and task rows."""
+        return self.root / "corpus"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The adapted tokenizer, with `vocab_delta.json`."""
+        return self.root / "tokenizer"
+
+    @property
+    def adapted_base(self) -> Path:
+        """The base checkpoint with rows for the new tokens."""
+        return self.root / "adapted-base"
+
+    @property
+    def adapter(self) -> Path:
+        """The trained adapter; plain PEFT loads it from the original base."""
+        return self.root / "adapter"
+
+    @property
+    def control(self) -> Path:
+        """The adapter trained on the same bytes with the base tokenizer."""
+        return self.root / "control"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Trainer checkpoints of phases that are under way."""
+        return self.root / "checkpoints"
+
+    @property
+    def reports(self) -> Path:
+        """Machine-readable results: fertility.json, evaluation.json."""
+        return self.root / "reports"
+
+    @property
+    def report(self) -> Path:
+        """The report for people."""
+        return self.root / "report.html"
+
+    def manifest(self, stage: str) -> Path:
+        """The file whose presence says that `stage` is done."""
+        return self.root / "manifests" / f"{stage}.json"
+
+    def claim(self, name: str, base: str) -> None:
+        """Refuses a folder that another recipe, or something else, already fills.
+
+        Args:
+            name: The recipe's `name`.
+            base: The recipe's `model.base`.
+
+        Raises:
+            WorkspaceError: The folder holds another run, or files that are not a run.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise WorkspaceError("is a file", where=str(self.root), fix="choose another output_dir")
+        if not self.root.exists() or not any(self.root.iterdir()):
+            return
+        try:
+            import yaml
+
+            owner = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+            owner_name, owner_base = owner["name"], owner["model"]["base"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            raise WorkspaceError(
+                "holds files that are not a run of adapt",
+                where=str(self.root),
+                fix="choose another output_dir or empty this one",
+            ) from None
+        if (owner_name, owner_base) != (name, base):
+            raise WorkspaceError(
+                f"holds the run of another recipe (name {owner_name}, base {owner_base})",
+                where=str(self.root),
+                got=f"{name}, {base}",
+                fix="choose another output_dir",
+            )
+
+    def finished(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
+        """The recorded result of a stage that is done with the same inputs, else None."""
+        try:
+            record = json.loads(self.manifest(stage).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return record["result"] if record.get("fingerprint") == fingerprint else None
+
+    def start(self, stage: str) -> None:
+        """Takes the stage's old manifest away, so that a crash leaves nothing that looks done."""
+        self.manifest(stage).unlink(missing_ok=True)
+
+    def finish(
+        self, stage: str, fingerprint: str, inputs: object, result: object, seconds: float
+    ) -> None:
+        """Writes the stage's manifest; the last thing that a stage does."""
+        record = {
+            "stage": stage,
+            "fingerprint": fingerprint,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": round(seconds, 3),
+            "inputs": inputs,
+            "versions": versions(),
+            "result": result,
+        }
+        write_json(self.manifest(stage), record)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that decide what a stage writes."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("adapt-lm", "torch", "transformers", "tokenizers", "peft", "accelerate"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def fingerprint(*parts: object) -> str:
+    """SHA-256 of anything JSON can say; equal inputs give equal fingerprints."""
+    canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, or of the names and bytes of all files below a folder."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return fingerprint([(str(p.relative_to(path)), digest(p)) for p in files])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a folder to fill; it takes `path`'s place only when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
