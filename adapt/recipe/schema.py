@@ -24,7 +24,7 @@ class ModelSection(Section):
         "installed Python package carries."
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub id.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Type of the frozen weights; auto: bfloat16 where the device has it."
     )
     trust_remote_code: bool = Field(False, description="Run Python code that a Hub model brings.")

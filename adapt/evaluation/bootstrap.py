@@ -1,0 +1,139 @@
+"""95 % confidence intervals by resampling documents.
+
+The percentile bootstrap (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13):
+draw as many documents as there are, with replacement, compute the statistic, and take the 2.5th and
+97.5th percentile over the draws. Two systems are compared by drawing the same documents for both
+(Koehn 2004, Statistical Significance Tests for Machine Translation Evaluation, W04-3250): what
+makes a document hard for both then cancels out.
+
+The interval speaks for other documents of the same kind, not for another training seed. It is
+somewhat too narrow below some 30 documents, and with a single one it has no width at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+PERCENTILES = (2.5, 97.5)
+CELLS = 4_000_000  # indices drawn at once, 32 MB: memory does not grow with the documents
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured value with its 95 % confidence interval, in the value's own unit.
+
+    Attributes:
+        value: The statistic on the documents as they are.
+        low: Lower end.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def ratio_interval(
+    numerators: ArrayLike, denominators: ArrayLike, seed: int, resamples: int = 2000
+) -> Interval:
+    """Interval of a ratio of sums, such as all bits over all bytes.
+
+    Not the mean of the documents' ratios, in which a short document would weigh like a long one.
+
+    Args:
+        numerators: Of each document, such as its bits; shape (documents,).
+        denominators: Of each document, such as its bytes, all positive; shape (documents,).
+        seed: Of the draws; the same seed gives the same interval.
+        resamples: Draws.
+
+    Raises:
+        ValueError: No documents, lengths that differ, a value that is not finite, a denominator
+            that is not positive, or `resamples` below 1.
+    """
+    top, bottom = _columns(numerators, denominators)
+    _positive(bottom)
+    draws = [
+        top[rows].sum(axis=1) / bottom[rows].sum(axis=1) for rows in _rows(top, seed, resamples)
+    ]
+    return _interval(top.sum() / bottom.sum(), draws)
+
+
+def mean_interval(values: ArrayLike, seed: int, resamples: int = 2000) -> Interval:
+    """Interval of the mean of one value a document, such as right or wrong as 1 or 0.
+
+    Args:
+        values: Shape (documents,).
+        seed: Of the draws; the same seed gives the same interval.
+        resamples: Draws.
+
+    Raises:
+        ValueError: No documents, a value that is not finite, or `resamples` below 1.
+    """
+    (column,) = _columns(values)
+    draws = [column[rows].mean(axis=1) for rows in _rows(column, seed, resamples)]
+    return _interval(column.mean(), draws)
+
+
+def paired_ratio_difference(
+    numerators_a: ArrayLike,
+    numerators_b: ArrayLike,
+    denominators: ArrayLike,
+    seed: int,
+    resamples: int = 2000,
+) -> Interval:
+    """Interval of a's ratio of sums minus b's, both read on the same documents in each draw.
+
+    Below 0 throughout, a's ratio is the lower one with some confidence; an interval that holds 0
+    does not tell the two apart.
+
+    Args:
+        numerators_a: Of each document under a, such as its bits; shape (documents,).
+        numerators_b: Of the same documents in the same order under b; shape (documents,).
+        denominators: Of each document, all positive, such as its bytes, which no tokenizer
+            changes; ones make this the difference of two means. Shape (documents,).
+        seed: Of the draws; the same seed gives the same interval.
+        resamples: Draws.
+
+    Raises:
+        ValueError: No documents, lengths that differ, a value that is not finite, a denominator
+            that is not positive, or `resamples` below 1.
+    """
+    a, b, bottom = _columns(numerators_a, numerators_b, denominators)
+    return ratio_interval(a - b, bottom, seed, resamples)  # sum(a)/D - sum(b)/D = sum(a - b)/D
+
+
+def _columns(*given: ArrayLike) -> tuple[NDArray[np.float64], ...]:
+    columns = tuple(np.asarray(values, dtype=np.float64) for values in given)
+    shapes = [column.shape for column in columns]
+    if any(len(shape) != 1 for shape in shapes) or len(set(shapes)) > 1:
+        raise ValueError(f"one value a document is needed, got shapes {shapes}")
+    if not columns[0].size:
+        raise ValueError("no documents to resample")
+    if not all(np.isfinite(column).all() for column in columns):
+        raise ValueError("values must be finite")
+    return columns
+
+
+def _positive(denominators: NDArray[np.float64]) -> None:
+    if (denominators <= 0).any():
+        raise ValueError(f"denominators must be positive, got {denominators.min()}")
+
+
+def _rows(column: NDArray[np.float64], seed: int, resamples: int) -> Iterator[NDArray[np.int64]]:
+    """Drawn document indices, a block of draws at a time; shape (draws, documents)."""
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    generator = np.random.default_rng(seed)
+    documents = column.size
+    step = max(1, CELLS // documents)
+    for done in range(0, resamples, step):
+        yield generator.integers(documents, size=(min(step, resamples - done), documents))
+
+
+def _interval(value: float, draws: list[NDArray[np.float64]]) -> Interval:
+    low, high = np.percentile(np.concatenate(draws), PERCENTILES)
+    return Interval(value=float(value), low=float(low), high=float(high))

@@ -1,0 +1,137 @@
+"""Similarity and split against brute force: exact pairs, no leak, no matter of order."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapt.corpus.clean import fold
+from adapt.corpus.similarity import jaccard, shingle_sets, similar_pairs, words_of
+from adapt.corpus.split import clusters, later_near_duplicates, sides, similar_to_first
+
+# Few words, so that random texts resemble each other; templates, as real glossaries have them.
+WORDS = st.sampled_from("a b c d e".split())
+TEXT = st.one_of(
+    st.lists(WORDS, max_size=14).map(" ".join),
+    st.lists(WORDS, max_size=4).map(lambda w: f"any abnormality of the {' '.join(w)} of the eye"),
+    st.sampled_from(["!", "?!", "心臟病", "心臟病的症狀", "心臟病的定義"]),
+)
+TEXTS = st.lists(TEXT, max_size=25).map(lambda texts: list(dict.fromkeys(map(fold, texts))))
+THRESHOLD = st.sampled_from([0.1, 0.3, 1 / 3, 0.5, 0.6, 2 / 3, 0.8, 1.0])
+
+
+def trigrams(text: str) -> set:
+    words = words_of(text)
+    if len(words) < 3:
+        return {" ".join(words) or text}
+    return set(zip(words, words[1:], words[2:], strict=False))
+
+
+def similarity(one: str, other: str) -> float:
+    a, b = trigrams(one), trigrams(other)
+    return len(a & b) / len(a | b)
+
+
+def similar(texts: list[str], threshold: float) -> set[tuple[int, int]]:
+    return {
+        (i, j)
+        for i, j in combinations(range(len(texts)), 2)
+        if similarity(texts[i], texts[j]) >= threshold
+    }
+
+
+def split(texts, seed=0, test=0.3, validation=0.2, threshold=0.5):
+    chosen = sides(
+        texts,
+        shingle_sets(texts),
+        seed=seed,
+        test_fraction=test,
+        validation_fraction=validation,
+        leak_threshold=threshold,
+    )
+    return dict(zip(texts, chosen, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("renal-cyst, left (2 cm)", ["renal", "cyst", "left", "2", "cm"]),
+        ("心臟 ok病", ["心", "臟", "ok", "病"]),
+        ("!?", []),
+    ],
+)
+def test_words(text, words):
+    assert words_of(text) == words
+
+
+@given(TEXTS, THRESHOLD)
+def test_pairs_are_exactly_those_of_brute_force(texts, threshold):
+    found = [
+        (int(i), int(j))
+        for left, right in similar_pairs(
+            shingle_sets(texts), threshold, lambda left, right: np.ones(len(left), dtype=bool)
+        )
+        for i, j in zip(left, right, strict=True)
+    ]
+    assert set(found) == similar(texts, threshold)
+
+
+@given(TEXTS.filter(lambda texts: len(texts) > 1))
+def test_jaccard(texts):
+    i, j = (np.array(side) for side in zip(*combinations(range(len(texts)), 2), strict=True))
+    expected = [similarity(texts[a], texts[b]) for a, b in zip(i, j, strict=True)]
+    assert jaccard(shingle_sets(texts), i, j).tolist() == expected
+
+
+@given(TEXTS, THRESHOLD)
+def test_small_pieces_give_the_same_pairs(texts, threshold):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adapt.corpus.similarity._EVENTS", 3)
+        patch.setattr("adapt.corpus.similarity._VERIFIED_SHINGLES", 5)
+        labels = clusters(shingle_sets(texts), threshold)
+    assert labels.tolist() == clusters(shingle_sets(texts), threshold).tolist()
+    assert all(labels[i] == labels[j] for i, j in similar(texts, threshold))
+
+
+@given(TEXTS, THRESHOLD)
+def test_later_near_duplicates(texts, threshold):
+    expected = {j for _, j in similar(texts, threshold)}
+    found = later_near_duplicates(shingle_sets(texts), threshold)
+    assert set(np.flatnonzero(found).tolist()) == expected
+
+
+@given(TEXTS, st.integers(0, 25), THRESHOLD)
+def test_similar_to_first(texts, first, threshold):
+    first = min(first, len(texts))
+    expected = {j - first for i, j in similar(texts, threshold) if i < first <= j}
+    found = similar_to_first(shingle_sets(texts), first, threshold)
+    assert set(np.flatnonzero(found).tolist()) == expected
+
+
+@given(TEXTS, st.integers(0, 5), THRESHOLD)
+def test_nothing_leaks(texts, seed, threshold):
+    side = split(texts, seed, threshold=threshold)
+    for i, j in similar(texts, threshold):
+        assert side[texts[i]] == side[texts[j]]
+
+
+@given(TEXTS, st.randoms(use_true_random=False))
+def test_order_does_not_matter(texts, random):
+    shuffled = random.sample(texts, len(texts))
+    assert split(texts) == split(shuffled)
+
+
+def test_a_larger_test_side_keeps_the_smaller_one():
+    texts = [f"text number {i} is about {i * 7919} things" for i in range(300)]
+    few, many = split(texts, test=0.1), split(texts, test=0.3)
+    assert {t for t in texts if few[t] == "test"} < {t for t in texts if many[t] == "test"}
+    assert split(texts, seed=1, test=0.1) != few
+
+
+def test_fractions_are_met():
+    texts = [f"{i} {i + 1} {i + 2} {i + 3}" for i in range(0, 20000, 10)]
+    chosen = list(split(texts, test=0.1, validation=0.05).values())
+    assert 150 < chosen.count("test") < 250
+    assert 60 < chosen.count("validation") < 140

@@ -1,0 +1,334 @@
+import json
+import subprocess
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from adapt.fertility import FertilityReport, measure, saved
+
+CORPUS = [
+    "the patient has an abnormal heart rhythm, the heart is enlarged.",
+    "Abnormality of the heart: characterized by an abnormal rhythm of the heart",
+    "naïve café 心脏 疾病",
+] * 4
+
+
+def byte_level(vocab_size=320, **options):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(**{"add_prefix_space": False, **options})
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def digits():
+    """Digits one by one before byte-level BPE, as SmolLM2 has it."""
+    tokenizer = byte_level()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), tokenizer.pre_tokenizer]
+    )
+    return tokenizer
+
+
+def trimmed():
+    """Offsets without the space before a word, as RoBERTa's post-processor makes them."""
+    tokenizer = byte_level()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    return tokenizer
+
+
+def across_spaces():
+    """Has a unit that covers two words and the space between them."""
+    return byte_level(vocab_size=500, use_regex=False)
+
+
+def wordpiece():
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=90, special_tokens=["[UNK]", "[PAD]", "[CLS]"], show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS[:2], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A", special_tokens=[("[CLS]", tokenizer.token_to_id("[CLS]"))]
+    )
+    return tokenizer
+
+
+def unigram():
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=80, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS[:2], trainer)
+    return tokenizer
+
+
+def byte_fallback():
+    """SentencePiece BPE: a space put before the text, bytes for what is unknown."""
+    pieces = ["<unk>", "▁", "h", "e", "a", "he", "▁he", *(f"<0x{byte:02X}>" for byte in range(256))]
+    model = models.BPE(
+        {piece: number for number, piece in enumerate(pieces)},
+        [("h", "e"), ("▁", "he")],
+        unk_token="<unk>",
+        byte_fallback=True,
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    return tokenizer
+
+
+FAMILIES = {
+    make.__name__: make()
+    for make in (byte_level, digits, trimmed, across_spaces, wordpiece, unigram, byte_fallback)
+}
+every_family = pytest.mark.parametrize("family", sorted(FAMILIES))
+
+texts = st.lists(
+    st.one_of(
+        st.text(alphabet="the art.,-(\n \t\xa0é心ﬁ👩\u200d😀ि_1", max_size=40),
+        st.sampled_from(CORPUS),
+        st.text(max_size=20),
+    ),
+    max_size=4,
+)
+
+
+def word_level(**vocabulary):
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, **vocabulary}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
+def characters():
+    """One token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer
+
+
+def test_counts_of_a_text_worked_by_hand():
+    result = measure(characters(), ["ab, é\n", "a"], name="bytes")
+    assert (result.name, result.documents) == ("bytes", 2)
+    assert (result.bytes_, result.characters, result.words, result.tokens) == (8, 7, 3, 8)
+    assert result.tokens_per_word == pytest.approx(8 / 3)
+    assert result.bytes_per_token == 1.0
+    assert result.tokens_per_character == pytest.approx(8 / 7)
+    assert result.continued_word_share == pytest.approx(2 / 3), "ab and é, whose two bytes count"
+    assert [(word.word, word.pieces) for word in result.most_split_words] == [
+        ("ab", ("a", "b")),
+        ("é", ("é", "")),
+    ]
+
+
+def test_punctuation_around_a_word_does_not_split_it():
+    tokenizer = word_level(heart=1)
+    result = measure(tokenizer, ['("heart"), heart-heart ...'], name="words")
+    assert result.words == 3
+    assert result.continued_word_share == pytest.approx(1 / 3)
+    assert result.most_split_words[0].word == "heart-heart"
+    assert result.most_split_words[0].pieces == ("heart", "-", "heart")
+
+
+def test_vowel_signs_belong_to_their_word():
+    result = measure(characters(), ["हिन्दी।"], name="bytes")
+    assert result.most_split_words[0].word == "हिन्दी"
+
+
+def test_a_unit_across_words_counts_as_one_token_of_each():
+    tokenizer = across_spaces()
+    text = CORPUS[1]
+    assert len(tokenizer.encode(text)) == 1, "the trainer glued the whole sentence together"
+    result = measure(tokenizer, [text], name="across")
+    assert (result.tokens, result.continued_word_share) == (1, 0.0)
+    assert result.tokens_per_word == pytest.approx(1 / len(text.split()))
+
+
+def test_a_unit_that_ends_inside_a_word_splits_it():
+    tokenizer = word_level(**{"by the heart": 1, "beat": 2})
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("beat", "isolated")
+    result = measure(tokenizer, ["by the heartbeat"], name="across")
+    assert result.continued_word_share == pytest.approx(1 / 3)
+    assert result.most_split_words[0].pieces == ("heart", "beat")
+
+
+@pytest.mark.parametrize("make", [unigram, byte_fallback])
+def test_the_space_put_before_a_text_is_no_piece_of_its_first_word(make):
+    tokenizer = make()
+    assert tokenizer.encode("心 心").tokens[0] == "▁"
+    first, second = (measure(tokenizer, [text], name="x") for text in ("心", " 心"))
+    assert first.continued_word_share == second.continued_word_share
+    assert first.most_split_words == second.most_split_words
+
+
+def test_most_split_words_cost_most_first():
+    words = ["aaaa"] * 2 + ["bb"] * 5 + ["ccc"] * 4 + ["d"] * 9
+    result = measure(characters(), [" ".join(words)], name="bytes")
+    assert [(word.word, word.count) for word in result.most_split_words] == [
+        ("ccc", 4),  # 8 tokens above one each
+        ("aaaa", 2),  # 6
+        ("bb", 5),  # 5
+    ]
+
+
+def test_most_split_words_are_fifty_and_readable():
+    text = " ".join(f"w{number}" for number in range(80)) + " " + "acgt" * 50
+    result = measure(characters(), [text], name="bytes")
+    assert len(result.most_split_words) == 50
+    assert all(len(word.word) <= 64 for word in result.most_split_words)
+    assert result.continued_word_share == 1.0, "what is too long to list still counts"
+
+
+def test_terms_are_counted_as_in_running_text():
+    tokenizer = byte_level()
+    assert len(tokenizer.encode(" heart")) == 1
+    terms = ["heart", " heart ", "zebra", "  "]
+    assert measure(
+        tokenizer, ["x"], name="bpe", terms=terms
+    ).single_token_term_share == pytest.approx(2 / 3)
+    assert measure(tokenizer, ["x"], name="bpe").single_token_term_share is None
+
+
+def test_an_unknown_term_is_not_a_token():
+    tokenizer = word_level(heart=1)
+    assert measure(tokenizer, [], name="w", terms=["heart", "☃"]).single_token_term_share == 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "unknown"), [(wordpiece, True), (unigram, True), (byte_level, False)]
+)
+def test_unknown_rate(make, unknown):
+    tokenizer = make()
+    assert measure(tokenizer, [CORPUS[0]], name="x").unknown_rate == 0.0
+    result = measure(tokenizer, ["heart ☃"], name="x")
+    assert result.unknown_rate == (pytest.approx(1 / result.tokens) if unknown else 0.0)
+
+
+def test_stored_truncation_and_padding_do_not_count_and_stay():
+    plain = wordpiece()
+    tokenizer = Tokenizer.from_str(plain.to_str())  # training twice may break ties differently
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=40)
+    before = tokenizer.to_str()
+    assert measure(tokenizer, CORPUS, name="x") == measure(plain, CORPUS, name="x")
+    assert tokenizer.to_str() == before
+
+
+@every_family
+@pytest.mark.parametrize("empty", [[], [""], [" \n\t"], ["", "  "]])
+def test_texts_without_words(family, empty):
+    result = measure(FAMILIES[family], empty, name=family)
+    assert (result.documents, result.words, result.tokens_per_word) == (len(empty), 0, 0.0)
+    assert (result.continued_word_share, result.most_split_words) == (0.0, ())
+
+
+@every_family
+@settings(max_examples=60, deadline=None)
+@given(texts=texts)
+def test_agrees_with_encoding_one_by_one(family, texts):
+    tokenizer = FAMILIES[family]
+    result = measure(tokenizer, texts, name=family)
+    encoded = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    assert result.tokens == sum(map(len, encoded))
+    assert result.words == sum(len(text.split()) for text in texts)
+    assert result.bytes_ == len("".join(texts).encode())
+    assert 0.0 <= result.unknown_rate <= 1.0
+    assert result.continued_word_share * result.words == pytest.approx(
+        sum(plain_continued(tokenizer, *pair) for pair in zip(texts, encoded, strict=True))
+    )
+    for word in result.most_split_words:
+        assert "".join(word.pieces) == word.word
+        assert len(word.pieces) >= 2
+        assert any(word.word in text for text in texts)
+
+
+def plain_continued(tokenizer, text, encoding):
+    """The definition, every word against every token."""
+    offsets = list(encoding.offsets)
+    if encoding.tokens and encoding.tokens[0] in ("▁", "Ġ"):
+        start, end = offsets[0]
+        if not text[start:end].isspace() and text[start:end] != encoding.tokens[0]:
+            offsets[0] = (0, 0)
+    continued, position = 0, 0
+    for run in text.split():
+        position = text.index(run, position)
+        inside = [i for i, c in enumerate(run) if not unicodedata.category(c).startswith("P")]
+        low, high = (inside[0], inside[-1] + 1) if inside else (0, len(run))
+        span = set(range(position + low, position + high))
+        continued += sum(bool(span.intersection(range(*offset))) for offset in offsets) >= 2
+        position += len(run)
+    return continued
+
+
+@every_family
+@settings(max_examples=30, deadline=None)
+@given(one=texts, other=texts)
+def test_texts_add_up(family, one, other):
+    a, b, both = (
+        measure(FAMILIES[family], part, name=family) for part in (one, other, one + other)
+    )
+    for count in ("documents", "bytes_", "characters", "words", "tokens"):
+        assert getattr(both, count) == getattr(a, count) + getattr(b, count)
+    assert both.continued_word_share * both.words == pytest.approx(
+        a.continued_word_share * a.words + b.continued_word_share * b.words
+    )
+    assert 0.0 <= both.continued_word_share <= 1.0
+
+
+def test_batches_and_progress_do_not_change_the_result(monkeypatch, capsys):
+    tokenizer = byte_level()
+    whole = measure(tokenizer, CORPUS, name="x")
+    monkeypatch.setattr("adapt.fertility.BATCH_CHARACTERS", 10)
+    assert measure(tokenizer, CORPUS, name="x", progress=True) == whole
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert "fertility of x" in streams.err
+
+
+def test_saved_is_the_share_of_tokens():
+    before = measure(characters(), CORPUS, name="bytes")
+    after = measure(byte_level(), CORPUS, name="bpe")
+    assert saved(before, after) == pytest.approx(1 - after.tokens / before.tokens)
+    assert saved(after, before) < 0
+    assert saved(before, before) == 0.0
+
+
+def test_saved_refuses_different_texts():
+    tokenizer = byte_level()
+    one, other = (measure(tokenizer, texts, name="x") for texts in (["heart"], ["hearts"]))
+    with pytest.raises(ValueError, match="different texts"):
+        saved(one, other)
+
+
+def test_report_is_plain_json():
+    result = measure(byte_level(), CORPUS, name="bpe", terms=["heart"])
+    report = FertilityReport(domain=(result,), general=()).to_json()
+    assert json.loads(json.dumps(report))["domain"][0]["tokens"] == result.tokens
+
+
+def test_needs_no_torch():
+    code = "import sys, adapt.fertility; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
