@@ -1,4 +1,4 @@
-"""Base models: a Hub id, a folder, or `package:<name>`, resolved to a checkpoint folder or Hub id.
+"""Base models: a Hub id, a folder, or `package:<name>`, brought to a checkpoint folder on disk.
 
 `package:<name>` is for models that an installed Python package carries, so that a run needs no
 Hub. What a package ships as GGUF is written out once, as an ordinary checkpoint, into the cache
@@ -23,16 +23,18 @@ _ALTERNATIVES = "give a folder that holds config.json, a reachable Hub id, or pa
 
 @dataclass(frozen=True)
 class Base:
-    """A base model that can be loaded.
+    """A base model on disk.
 
     Attributes:
-        location: What `from_pretrained` takes: a folder, or a Hub id.
+        folder: An ordinary checkpoint folder.
+        reference: What an adapter names as its base: the Hub id, else the folder.
         given: `model.base` as the recipe has it.
         revision: Commit, branch or tag of a Hub id.
-        licence: SPDX id where known; the package table knows its models.
+        licence: SPDX id where the table of packages knows it.
     """
 
-    location: str
+    folder: Path
+    reference: str
     given: str
     revision: str | None = None
     licence: str | None = None
@@ -50,7 +52,7 @@ class _Packaged:
 
 
 def resolve(base: str, revision: str | None = None) -> Base:
-    """Finds a base without loading it; writes a packaged GGUF out on first use.
+    """Finds a base and brings it to disk: a packaged GGUF is written out, a Hub model fetched.
 
     Args:
         base: `model.base` of the recipe.
@@ -64,15 +66,15 @@ def resolve(base: str, revision: str | None = None) -> Base:
         name = base.removeprefix("package:")
         packaged, distribution = _find_package(name)
         source = packaged.locate(distribution)
-        location = _converted(source, packaged, distribution) if packaged.gguf else source
-        return Base(str(location), base, licence=packaged.licence)
+        folder = _converted(source, packaged, distribution) if packaged.gguf else source
+        return Base(folder, str(folder), base, licence=packaged.licence)
     folder = Path(base).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError("holds no config.json", where="model.base", got=base)
-        return Base(str(folder), base)
+        return Base(folder, str(folder.resolve()), base)
     _reach_hub(base, revision)
-    return Base(base, base, revision)
+    return Base(_fetched(base, revision), base, base, revision)
 
 
 def check(base: str, revision: str | None = None) -> None:
@@ -81,8 +83,45 @@ def check(base: str, revision: str | None = None) -> None:
         packaged, _ = _find_package(base.removeprefix("package:"))
         if packaged.gguf:
             _need_gguf()
+    elif Path(base).expanduser().is_dir():
+        resolve(base)
     else:
-        resolve(base, revision)
+        _reach_hub(base, revision)
+
+
+def _fetched(repo: str, revision: str | None) -> Path:
+    """The Hub model in the local Hub cache; weights in safetensors only."""
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py"]
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+
+
+def hub_file(repo: str, name: str = "tokenizer.json") -> Path:
+    """One file of a Hub model, from the local Hub cache where it is there.
+
+    Raises:
+        ModelError: There is no such model or file, or the Hub cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+
+    _reach_hub(repo, None)
+    try:
+        return Path(hf_hub_download(repo, name))
+    except Exception as error:  # the HTTP client's own tree, which changes with hub versions
+        raise ModelError(f"no {name} ({type(error).__name__})", where=repo) from None
+
+
+def on_disk(base: str) -> Path | None:
+    """The checkpoint folder where `resolve` would find it without work, else None."""
+    if base.startswith("package:"):
+        packaged, distribution = _find_package(base.removeprefix("package:"))
+        if not packaged.gguf:
+            return packaged.locate(distribution)
+        folder = _target(packaged, distribution)
+    else:
+        folder = Path(base).expanduser()
+    return folder if (folder / "config.json").is_file() else None
 
 
 def _find_package(name: str) -> tuple[_Packaged, metadata.Distribution]:
@@ -137,9 +176,13 @@ def _need_gguf() -> None:
         raise DependencyError("gguf", "gguf", where="model.base") from None
 
 
+def _target(packaged: _Packaged, distribution: metadata.Distribution) -> Path:
+    return cache_folder() / "bases" / f"{packaged.distribution}-{distribution.version}"
+
+
 def _converted(source: Path, packaged: _Packaged, distribution: metadata.Distribution) -> Path:
     """The dequantised checkpoint of a GGUF, made on first use."""
-    target = cache_folder() / "bases" / f"{packaged.distribution}-{distribution.version}"
+    target = _target(packaged, distribution)
     if (target / "config.json").is_file():
         return target
     _need_gguf()

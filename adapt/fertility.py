@@ -106,6 +106,18 @@ class FertilityReport:
         """The report as plain dicts and lists of what JSON knows."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> FertilityReport:
+        """What `to_json` and JSON made of a report."""
+        return cls(*(tuple(map(_fertility, record[kind])) for kind in ("domain", "general")))
+
+
+def _fertility(record: dict[str, Any]) -> Fertility:
+    words = (
+        SplitWord(w["word"], w["count"], tuple(w["pieces"])) for w in record["most_split_words"]
+    )
+    return Fertility(**{**record, "most_split_words": tuple(words)})
+
 
 @dataclass
 class _Tally:

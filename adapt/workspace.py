@@ -110,12 +110,12 @@ class Workspace:
             )
 
     def finished(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
-        """The recorded result of a stage that is done with the same inputs, else None."""
+        """The manifest of a stage that is done with the same inputs, else None."""
         try:
-            record = json.loads(self.manifest(stage).read_text(encoding="utf-8"))
+            record: dict[str, Any] = json.loads(self.manifest(stage).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return record["result"] if record.get("fingerprint") == fingerprint else None
+        return record if record.get("fingerprint") == fingerprint else None
 
     def start(self, stage: str) -> None:
         """Takes the stage's old manifest away, so that a crash leaves nothing that looks done."""

@@ -10,10 +10,10 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from adapt.errors import DataError
@@ -27,8 +27,7 @@ _CODE = re.compile(r"\b[A-Z]\d\d")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"\s*(.*)')
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     """A term of an ontology.
 
     Attributes:

@@ -13,12 +13,12 @@ from typing import Any
 
 from adapt.corpus.check import columns_of
 from adapt.corpus.clean import NORMALIZERS, clean, filters, fold, not_empty, valid_unicode
-from adapt.corpus.progress import watched
 from adapt.corpus.read import Document, read_documents, read_hub_documents, read_rows, string_of
 from adapt.corpus.result import STATISTICS, Corpus, CorpusStatistics, TextStatistics, open_corpus
 from adapt.corpus.similarity import shingle_sets
 from adapt.corpus.split import SPLITS, Split, later_near_duplicates, sides, similar_to_first
 from adapt.errors import DataError
+from adapt.progress import watched
 from adapt.recipe.schema import AnyTask, ClassificationTask, CorpusSection, Source
 from adapt.workspace import new_folder, write_json
 

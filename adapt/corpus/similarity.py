@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adapt.corpus.progress import watched
+from adapt.progress import watched
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -219,9 +219,10 @@ def _cuts(work: Ints, most: int) -> Iterator[tuple[int, int]]:
 def _distinct(values: Ints) -> Ints:
     # np.unique hashes whole numbers since numpy 2.3; sorting millions of them is four times faster.
     values = np.sort(values)
-    return values[
-        np.concatenate([np.ones(min(len(values), 1), np.bool_), values[1:] != values[:-1]])
-    ]
+    new = np.ones(len(values), np.bool_)
+    new[1:] = values[1:] != values[:-1]
+    distinct: Ints = values[new]
+    return distinct
 
 
 def _ceil(values: npt.NDArray[np.floating[Any]]) -> Ints:

@@ -1,0 +1,1 @@
+"""Evaluation: what the adapted model is worth, beside the base and a control."""

@@ -211,6 +211,9 @@ class EvaluationSection(Section):
     )
     per_device_eval_batch_size: int = Field(8, gt=0, description="Sequences.")
     max_length: int = Field(512, gt=1, description="Longest window; base tokens.")
+    terms: str | None = Field(
+        None, description="File of domain terms, one a line, whose single-token share is reported."
+    )
     tasks: list[AnyTask] = Field(
         default_factory=list, description="Labelled rows to train and score."
     )

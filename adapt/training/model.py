@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
+from adapt.bases import Base
 from adapt.errors import ModelError
 from adapt.recipe.schema import LoraSection
+from adapt.vocab import TOKENIZER_FILES
+from adapt.workspace import write_json
 
 
 def best_dtype(asked: str) -> torch.dtype:
@@ -100,7 +104,7 @@ def new_row_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for n, p in model.named_parameters() if "trainable_tokens_delta" in n]
 
 
-def save_adapter(model: PeftModel, tokenizer: Path, base: str, folder: Path) -> None:
+def save_adapter(model: PeftModel, tokenizer: Path, base: Base, folder: Path) -> None:
     """Writes an adapter that plain PEFT loads from the original base.
 
     Training ran on the adapted base; with the new rows in the adapter and the tokenizer beside
@@ -110,27 +114,30 @@ def save_adapter(model: PeftModel, tokenizer: Path, base: str, folder: Path) -> 
     Args:
         model: The trained model.
         tokenizer: Folder of its tokenizer, whose files are copied in.
-        base: The original base, as `from_pretrained` takes it.
+        base: The original base, which the adapter names.
         folder: Written into.
     """
-    config = model.peft_config["default"]
-    trained_on, config.base_model_name_or_path = config.base_model_name_or_path, base
-    try:
-        model.save_pretrained(str(folder), save_embedding_layers=False)
-    finally:
-        config.base_model_name_or_path = trained_on
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    config_path = folder / "adapter_config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"], config["revision"] = base.reference, base.revision
+    write_json(config_path, config)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's card says nothing true of this run
-    for path in tokenizer.iterdir():
-        shutil.copyfile(path, folder / path.name)
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).is_file():
+            shutil.copyfile(tokenizer / name, folder / name)
 
 
-def load_adapter(base: Path, adapter: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    """A trained model in evaluation mode, its adapter merged into a full-precision copy's place.
+def load_merged(
+    checkpoint: Path, adapter: Path, dtype: torch.dtype, *, trust_remote_code: bool = False
+) -> Any:  # noqa: ANN401
+    """A trained model as it would be served: the adapter merged into freshly loaded weights.
 
     Args:
-        base: The checkpoint that the adapter was trained on.
+        checkpoint: What the adapter was trained on.
         adapter: Folder written by `save_adapter`.
-        dtype: Of the frozen weights.
+        dtype: Of the weights that are merged into.
+        trust_remote_code: As in `transformers`.
     """
-    model = PeftModel.from_pretrained(load_model(base, dtype), str(adapter))
-    return model.eval()
+    model = load_model(checkpoint, dtype, trust_remote_code=trust_remote_code)
+    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch.optim import AdamW
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from adapt.bases import Base
 from adapt.corpus import Corpus
 from adapt.errors import TrainingError
 from adapt.recipe.schema import AnyTask, Phase, TrainingSection
@@ -30,72 +31,8 @@ from adapt.training.model import (
     with_lora,
 )
 from adapt.training.phases import PhaseData, phase_data, sequences_a_step
+from adapt.training.result import PhaseResult, Trained
 from adapt.workspace import new_folder, write_json
-
-
-@dataclass(frozen=True)
-class PhaseResult:
-    """What one phase did.
-
-    Attributes:
-        name: The phase.
-        steps: Optimizer steps.
-        documents: Documents or rows seen, repeats counted.
-        bytes_: UTF-8 bytes of text seen.
-        tokens: Tokens seen, padding left out.
-        seconds: Time of the training loop.
-        losses: (step, mean loss in nats a predicted token since the last entry).
-    """
-
-    name: str
-    steps: int
-    documents: int
-    bytes_: int
-    tokens: int
-    seconds: float
-    losses: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Result of the stage.
-
-    Attributes:
-        folder: The adapter.
-        phases: In order.
-        trainable: Parameters that trained.
-        adapter_bytes: Size of the adapter's weights.
-    """
-
-    folder: Path
-    phases: tuple[PhaseResult, ...]
-    trainable: int
-    adapter_bytes: int
-
-    @property
-    def bytes_per_second(self) -> float:
-        """UTF-8 bytes of training text a second, over all phases."""
-        return sum(p.bytes_ for p in self.phases) / sum(p.seconds for p in self.phases)
-
-    @property
-    def documents(self) -> list[int]:
-        """Documents of each phase, for a control to repeat."""
-        return [phase.documents for phase in self.phases]
-
-    def to_json(self) -> dict[str, Any]:
-        """For the stage's manifest."""
-        record = asdict(self)
-        del record["folder"]
-        return record
-
-    @classmethod
-    def from_json(cls, folder: Path, record: dict[str, Any]) -> Trained:
-        """The result of a finished stage."""
-        phases = tuple(
-            PhaseResult(**{**p, "losses": tuple((s, x) for s, x in p["losses"])})
-            for p in record["phases"]
-        )
-        return cls(folder, phases, record["trainable"], record["adapter_bytes"])
 
 
 def train(
@@ -107,7 +44,7 @@ def train(
     tokenizer: Any,  # noqa: ANN401
     tokenizer_folder: Path,
     new_ids: Sequence[int],
-    base: str,
+    base: Base,
     dtype: str,
     trust_remote_code: bool,
     seed: int,
@@ -176,9 +113,7 @@ def _run_phase(
         weights = load_peft_weights(str(done), device=str(arguments.device))
         set_peft_model_state_dict(model, weights)
         record = json.loads((done / "phase.json").read_text(encoding="utf-8"))
-        return Trained.from_json(
-            done, {"phases": [record], "trainable": 0, "adapter_bytes": 0}
-        ).phases[0]
+        return PhaseResult.from_json(record)
     try:
         output = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints / phase.name))
     except torch.OutOfMemoryError:

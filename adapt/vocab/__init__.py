@@ -15,12 +15,28 @@ from adapt.errors import VocabularyError
 from adapt.recipe.schema import TokenizerSection
 from adapt.vocab.audit import Audit, audit, generated_texts, segments_alike
 from adapt.vocab.bpe import Merges, count_segments, learn
-from adapt.vocab.delta import NewToken, VocabDelta
+from adapt.vocab.delta import FILE_NAME, NewToken, VocabDelta
 from adapt.vocab.pretokenizer import is_byte_level, widen
 from adapt.vocab.terms import add_terms
 from adapt.workspace import new_folder, write_json, write_text
 
-__all__ = ["NewToken", "VocabDelta", "Vocabulary", "adapt_vocabulary", "load_tokenizer"]
+__all__ = [
+    "TOKENIZER_FILES",
+    "NewToken",
+    "VocabDelta",
+    "Vocabulary",
+    "adapt_vocabulary",
+    "load_tokenizer",
+]
+
+# What a tokenizer's folder may hold that belongs to the tokenizer.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    FILE_NAME,
+)
 
 # Texts that the audits read: enough to meet what proofs on paper forget, in a few seconds.
 _AUDITED_DOCUMENTS = 5_000

@@ -6,13 +6,24 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from conftest import ORGANS, definitions
 
 from adapt.corpus import SPLITS, build_corpus, open_corpus
 from adapt.corpus.clean import fold
 from adapt.corpus.similarity import words_of
 from adapt.errors import AdaptError, DataError
 from adapt.recipe.schema import ClassificationTask, CorpusSection, GenerationTask
+
+ORGANS = ["eye", "ear", "liver", "kidney", "heart", "lung", "skin", "bone", "brain", "nose"]
+
+
+def definitions(count: int = 60) -> list[str]:
+    """Definitions in pairs: each unlike the others, but for a twin that shares its template."""
+    return [
+        f"Finding {i // 2} shows {chr(97 + i // 2 % 26) * 3}{i // 2} tissue with a change of "
+        f"degree {i // 2 * 31} in the {'left' if i % 2 else 'right'} part"
+        for i in range(count)
+    ]
+
 
 LABEL = ClassificationTask(
     name="label", kind="classification", path="label.jsonl", text="definition", label="organ"

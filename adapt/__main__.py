@@ -1,0 +1,5 @@
+"""`python -m adapt` is `adapt`."""
+
+from adapt.cli import main
+
+main()

@@ -1,0 +1,158 @@
+"""What can be known before work starts: errors of a recipe, and what a run will take."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapt import bases
+from adapt.corpus import check_corpus
+from adapt.errors import AdaptError, DataError, RecipeErrors, WorkspaceError
+from adapt.recipe import Recipe
+from adapt.recipe.schema import ClassificationTask
+from adapt.workspace import Workspace
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run is likely to take; orders of magnitude, from sizes and one timed product.
+
+    Attributes:
+        parameters: Of the base.
+        memory_bytes: Peak of training: weights, adapters with optimizer, activations, logits.
+        seconds: Training and evaluation on this machine.
+        disk_bytes: What the run folder and the cache grow by.
+    """
+
+    parameters: int
+    memory_bytes: int
+    seconds: float
+    disk_bytes: int
+
+
+def check(recipe: Recipe) -> Estimate | None:
+    """Validates everything that can be known before work starts; changes nothing.
+
+    Returns:
+        An estimate, or None where the base is not on disk yet and its size is not known.
+
+    Raises:
+        RecipeErrors: All that is wrong.
+    """
+    problems: list[AdaptError] = list(check_corpus(recipe.corpus, recipe.evaluation.tasks))
+    checks = (
+        lambda: bases.check(recipe.model.base, recipe.model.revision),
+        lambda: Workspace(Path(recipe.output_dir)).claim(recipe.name, recipe.model.base),
+        lambda: _check_terms(recipe.evaluation.terms),
+    )
+    for one in checks:
+        try:
+            one()
+        except AdaptError as problem:
+            problems.append(problem)
+    if problems:
+        raise RecipeErrors(problems)
+    estimate = _estimate(recipe)
+    if estimate:
+        _check_disk(Path(recipe.output_dir), estimate.disk_bytes)
+    return estimate
+
+
+def _check_terms(path: str | None) -> None:
+    if path and not Path(path).is_file():
+        raise DataError("no such file", where="evaluation.terms", got=path)
+
+
+def _check_disk(output_dir: Path, needed: int) -> None:
+    place = next(p for p in (output_dir.absolute(), *output_dir.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise WorkspaceError(
+            f"the disk has {free / _GIB:.1f} GiB free, the run needs about {needed / _GIB:.1f}",
+            where="output_dir",
+            got=str(output_dir),
+            fix="free some space or choose another output_dir",
+        )
+
+
+def _estimate(recipe: Recipe) -> Estimate | None:
+    """Sizes from the configuration alone; no weight is read.
+
+    Floating point operations a token: 2 a parameter forwards and 2 backwards through frozen
+    weights (Kaplan et al. 2020, table 1, less the weights' own gradients).
+    """
+    folder = bases.on_disk(recipe.model.base)
+    if folder is None:
+        return None
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from adapt.training.model import best_dtype
+
+    config = AutoConfig.from_pretrained(str(folder))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    text = config.get_text_config()
+    parameters = sum(p.numel() for p in model.parameters())
+    layers = sum(p.numel() for n, p in model.named_parameters() if p.ndim > 1 and "embed" not in n)
+    dtype = best_dtype(recipe.model.dtype)
+    hidden, vocabulary = text.hidden_size, text.vocab_size + recipe.tokenizer.new_tokens
+    lora = recipe.training.lora.r * 2 * layers // hidden
+    row = max(p.per_device_train_batch_size * p.max_length for p in recipe.training.phases)
+    trained = lora + recipe.tokenizer.new_tokens * hidden
+    memory = (
+        parameters * dtype.itemsize
+        + trained * 16  # float32 weight, gradient and two moments of AdamW
+        + row
+        * text.num_hidden_layers
+        * hidden
+        * 34
+        * dtype.itemsize
+        // 2  # Korthikanti 2022, eq. 1
+        + row * vocabulary * (2 * dtype.itemsize + 8)  # logits and their gradient, float32 copies
+    )
+    rate = _operations_per_second(dtype)
+    seconds = (_training_tokens(recipe) * 4 + _evaluation_tokens(recipe) * 2) * parameters / rate
+    disk = 2 * parameters * dtype.itemsize + 4 * trained * 12
+    return Estimate(parameters, memory, seconds, disk)
+
+
+def _training_tokens(recipe: Recipe) -> int:
+    steps = sum(
+        p.max_steps * p.per_device_train_batch_size * p.gradient_accumulation_steps * p.max_length
+        for p in recipe.training.phases
+    )
+    return round(steps * (2.3 if recipe.evaluation.control else 1))  # the control's text is longer
+
+
+def _evaluation_tokens(recipe: Recipe) -> int:
+    """Four bytes a token; a prompt of some hundred tokens and some hundred label tokens a row."""
+    section = recipe.evaluation
+    models = 3 if section.control else 2
+    tasks = sum(
+        (task.max_documents or section.max_documents)
+        * (250 if isinstance(task, ClassificationTask) else 100 + task.max_new_tokens)
+        for task in section.tasks
+    )
+    return models * (2 * section.max_bytes // 4 + tasks)
+
+
+def _operations_per_second(dtype: object) -> float:
+    """Times one matrix product of the size that layers have; half of it is reached in training."""
+    import torch
+
+    from adapt.training.model import device
+
+    place = device()
+    a = torch.ones(512, 2048, dtype=dtype, device=place)  # type: ignore[call-overload]
+    b = torch.ones(2048, 2048, dtype=dtype, device=place)  # type: ignore[call-overload]
+    float((a @ b).sum())
+    start, rounds = time.perf_counter(), 10
+    for _ in range(rounds):
+        float((a @ b).sum())
+    return 0.5 * rounds * 2 * 512 * 2048 * 2048 / (time.perf_counter() - start)

@@ -1,0 +1,243 @@
+"""Everything that is measured on one model; the same for base, control and adapted."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from adapt.corpus import Corpus
+from adapt.evaluation.bootstrap import Interval, mean_interval, ratio_interval
+from adapt.evaluation.likelihood import document_bits
+from adapt.recipe.schema import AnyTask, ClassificationTask, EvaluationSection, GenerationTask
+from adapt.training.phases import prompts
+from adapt.workspace import write_text
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Bits per byte, document by document, so that models can be compared in pairs.
+
+    Attributes:
+        bits: Negative log2 probability of each document.
+        bytes_: UTF-8 bytes of each document.
+        interval: Their ratio of sums, with its 95 % bootstrap interval.
+    """
+
+    bits: tuple[float, ...]
+    bytes_: tuple[int, ...]
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Scores on one task's held-out rows.
+
+    Attributes:
+        kind: `classification` or `generation`.
+        rows: Rows scored.
+        metrics: By the names of `adapt.evaluation.metrics`.
+        main: The first metric with its interval: accuracy, or ROUGE-L.
+        characters_per_second: Of generated text; None for classification.
+        examples: (prompt, reference, answer) of the first rows.
+    """
+
+    kind: str
+    rows: int
+    metrics: dict[str, float]
+    main: Interval
+    characters_per_second: float | None
+    examples: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """All scores of one model.
+
+    Attributes:
+        domain: On held-out domain text.
+        general: On general text; None where the recipe names none.
+        tasks: By name.
+    """
+
+    domain: Likelihood
+    general: Likelihood | None
+    tasks: dict[str, TaskScores]
+
+    def to_json(self) -> dict[str, Any]:
+        """For the stage's manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> ModelScores:
+        """The result of a finished stage."""
+        tasks = {
+            name: TaskScores(
+                **{
+                    **task,
+                    "main": Interval(**task["main"]),
+                    "examples": tuple((p, r, a) for p, r, a in task["examples"]),
+                }
+            )
+            for name, task in record["tasks"].items()
+        }
+        general = record["general"]
+        return cls(_likelihood(record["domain"]), general and _likelihood(general), tasks)
+
+
+def _likelihood(record: dict[str, Any]) -> Likelihood:
+    return Likelihood(
+        tuple(record["bits"]), tuple(record["bytes_"]), Interval(**record["interval"])
+    )
+
+
+# Examples of a task that go to the report.
+_SHOWN = 20
+
+
+def score_model(
+    section: EvaluationSection,
+    corpus: Corpus,
+    model: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    *,
+    name: str,
+    seed: int,
+    predictions: Path,
+) -> ModelScores:
+    """Measures one model on held-out text and rows.
+
+    Args:
+        section: `evaluation` of the recipe.
+        corpus: Only its test side and the general text are read.
+        model: A causal language model in evaluation mode.
+        tokenizer: Its tokenizer.
+        name: For progress bars and file names: base, control or adapted.
+        seed: Of the bootstrap.
+        predictions: Folder that gets a JSONL file a task, with prompts and answers.
+    """
+    read = {"max_length": section.max_length, "batch_size": section.per_device_eval_batch_size}
+    texts = sample(corpus.documents("test"), section.max_documents, section.max_bytes, seed)
+    domain = _measure(
+        texts, seed, document_bits(model, tokenizer, texts, label=f"{name}: domain text", **read)
+    )
+    texts = sample(corpus.general(), section.max_documents, section.max_bytes, seed)
+    general = None
+    if texts:
+        bits = document_bits(model, tokenizer, texts, label=f"{name}: general text", **read)
+        general = _measure(texts, seed, bits)
+    tasks = {
+        task.name: _score_task(section, task, corpus, model, tokenizer, name, seed, predictions)
+        for task in section.tasks
+    }
+    return ModelScores(domain, general, tasks)
+
+
+def sample(texts: Iterable[str], documents: int, max_bytes: int, seed: int) -> list[str]:
+    """Documents drawn without replacement, at most so many and so many bytes; never none of some.
+
+    Files are often sorted, so the first documents would speak for one corner of the domain.
+    """
+    taken: list[str] = []
+    room = max_bytes
+    for text in _shuffled(texts, seed)[:documents]:
+        room -= len(text.encode())
+        if room < 0 and taken:
+            break
+        taken.append(text)
+    return taken
+
+
+def _shuffled(items: Iterable[Item], seed: int) -> list[Item]:
+    everything = list(items)
+    return random.Random(seed).sample(everything, len(everything))
+
+
+def _measure(texts: Sequence[str], seed: int, bits: Any) -> Likelihood:  # noqa: ANN401
+    bytes_ = [len(text.encode()) for text in texts]
+    return Likelihood(
+        tuple(round(float(b), 4) for b in bits), tuple(bytes_), ratio_interval(bits, bytes_, seed)
+    )
+
+
+def _score_task(
+    section: EvaluationSection,
+    task: AnyTask,
+    corpus: Corpus,
+    model: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    name: str,
+    seed: int,
+    predictions: Path,
+) -> TaskScores:
+    held_out = _shuffled(corpus.rows(task.name, "test"), seed)
+    rows = held_out[: task.max_documents or section.max_documents]
+    asked, references = (list(column) for column in zip(*prompts(task, iter(rows)), strict=True))
+    speed: float | None = None
+    bar = f"{name}: {task.name}"
+    if isinstance(task, ClassificationTask):
+        from adapt.evaluation.classification import classify
+
+        labels = sorted({str(row[task.label]) for row in corpus.rows(task.name, "train")})
+        answers = classify(
+            model, tokenizer, asked, labels, max_length=section.max_length, label=bar
+        )
+    else:
+        answers, speed = _generate(section, task, asked, model, tokenizer, bar)
+    _write_predictions(predictions / f"{task.name}.{name}.jsonl", asked, references, answers)
+    return _task_scores(task.kind, asked, references, answers, speed, seed)
+
+
+def _generate(
+    section: EvaluationSection,
+    task: GenerationTask,
+    asked: Sequence[str],
+    model: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    bar: str,
+) -> tuple[list[str], float]:
+    from adapt.evaluation.generation import generate
+
+    generated = generate(
+        model,
+        tokenizer,
+        asked,
+        max_new_tokens=task.max_new_tokens,
+        max_length=section.max_length,
+        batch_size=section.per_device_eval_batch_size,
+        label=bar,
+    )
+    return list(generated.texts), generated.characters_per_second
+
+
+def _task_scores(
+    kind: Literal["classification", "generation"],
+    asked: Sequence[str],
+    references: Sequence[str],
+    answers: Sequence[str],
+    speed: float | None,
+    seed: int,
+) -> TaskScores:
+    # evaluate takes seconds to import, and only a stage that scores tasks should wait for it
+    from adapt.evaluation.metrics import accuracy_each, combined, rouge_l_each
+
+    metrics = combined(kind).compute(predictions=list(answers), references=list(references))
+    each = (accuracy_each if kind == "classification" else rouge_l_each)(answers, references)
+    examples = tuple(zip(asked, references, answers, strict=True))[:_SHOWN]
+    return TaskScores(kind, len(asked), metrics, mean_interval(each, seed), speed, examples)
+
+
+def _write_predictions(
+    path: Path, asked: Sequence[str], references: Sequence[str], answers: Sequence[str]
+) -> None:
+    rows = zip(asked, references, answers, strict=True)
+    lines = [
+        json.dumps({"prompt": p, "reference": r, "answer": a}, ensure_ascii=False)
+        for p, r, a in rows
+    ]
+    write_text(path, "\n".join(lines) + "\n")

@@ -1,0 +1,1 @@
+"""Publishing: a finished run to where others load it from."""

@@ -1,0 +1,155 @@
+"""Everything that a finished run can say of itself: what every report is made from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from adapt.corpus.result import CorpusStatistics
+from adapt.evaluation.compare import Comparison, Verdict
+from adapt.evaluation.scores import ModelScores
+from adapt.fertility import Fertility, FertilityReport
+from adapt.training.result import Trained
+from adapt.vocab import Vocabulary
+
+MODELS = ("base", "control", "adapted")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Results of all stages.
+
+    Attributes:
+        name: The run.
+        base: `model.base` of the recipe.
+        corpus: What was read, kept and held out.
+        vocabulary: What became of the tokenizer.
+        fertility: Before (`base`) and after (`adapted`), on held-out domain and general text.
+        trained: By `adapted` and `control`.
+        scores: By `base`, `control` and `adapted`.
+        comparisons: Adapted against `control` and `base`.
+        verdict: The recommendation.
+        recipe: The resolved recipe, as YAML.
+        seconds: Time of each stage when it ran.
+        environment: Versions, processor, device.
+    """
+
+    name: str
+    base: str
+    corpus: CorpusStatistics
+    vocabulary: Vocabulary
+    fertility: FertilityReport
+    trained: dict[str, Trained]
+    scores: dict[str, ModelScores]
+    comparisons: dict[str, Comparison]
+    verdict: Verdict
+    recipe: str
+    seconds: dict[str, float]
+    environment: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """For reports/evaluation.json; the fertility report is a file of its own."""
+        return {
+            "name": self.name,
+            "base": self.base,
+            "verdict": asdict(self.verdict),
+            "table": [asdict(row) for row in table(self)],
+            "comparisons": {k: asdict(v) for k, v in self.comparisons.items()},
+            "scores": {k: v.to_json() for k, v in self.scores.items()},
+            "training": {k: v.to_json() for k, v in self.trained.items()},
+            "corpus": asdict(self.corpus),
+            "vocabulary": self.vocabulary.to_json(),
+            "seconds": self.seconds,
+            "environment": self.environment,
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        measure: What is measured, with its unit.
+        better: `higher` or `lower`.
+        values: By model; None where a model has no such figure.
+        digits: Decimal places worth showing.
+        intervals: 95 % intervals (low, high), by model, where there are any.
+    """
+
+    measure: str
+    better: str
+    values: dict[str, float | None]
+    digits: int
+    intervals: dict[str, tuple[float, float]]
+
+
+def table(summary: Summary) -> list[Row]:
+    """The one table: base, control, adapted."""
+    models = [name for name in MODELS if name in summary.scores]
+    rows = _tokenizer_rows(summary, models)
+    rows += _likelihood_rows(summary, models)
+    for task in summary.scores["adapted"].tasks:
+        rows += _task_rows(summary, models, task)
+    trained: dict[str, float | None] = {
+        m: summary.trained[m].bytes_per_second if m in summary.trained else None for m in models
+    }
+    rows.append(Row("training, bytes/s", "higher", trained, 0, {}))
+    return rows
+
+
+def _tokenizer_rows(summary: Summary, models: list[str]) -> list[Row]:
+    before, after = summary.fertility.domain[0], summary.fertility.domain[-1]
+
+    def row(measure: str, better: str, field: str) -> Row:
+        def value(fertility: Fertility) -> float:
+            return float(getattr(fertility, field))
+
+        values: dict[str, float | None] = {
+            m: value(after if m == "adapted" else before) for m in models
+        }
+        return Row(measure, better, values, 2, {})
+
+    return [
+        row("tokens per word", "lower", "tokens_per_word"),
+        row("bytes per token", "higher", "bytes_per_token"),
+    ]
+
+
+def _likelihood_rows(summary: Summary, models: list[str]) -> list[Row]:
+    rows = []
+    for kind in ("domain", "general"):
+        found = {m: getattr(summary.scores[m], kind) for m in models}
+        if all(found.values()):
+            rows.append(
+                Row(
+                    f"bits per byte, {kind} text",
+                    "lower",
+                    {m: f.interval.value for m, f in found.items()},
+                    3,
+                    {m: (f.interval.low, f.interval.high) for m, f in found.items()},
+                )
+            )
+    return rows
+
+
+# Names for the table, decimal places, and whether the value is the one with the interval.
+_METRICS = {
+    "accuracy": ("accuracy", 3, True),
+    "macro_f1": ("macro-F1", 3, False),
+    "rouge_l": ("ROUGE-L", 3, True),
+    "chrf": ("chrF", 1, False),
+}
+
+
+def _task_rows(summary: Summary, models: list[str], task: str) -> list[Row]:
+    scores = {m: summary.scores[m].tasks[task] for m in models}
+    rows = []
+    for metric in scores["adapted"].metrics:
+        name, digits, main = _METRICS[metric]
+        values: dict[str, float | None] = {m: s.metrics[metric] for m, s in scores.items()}
+        intervals = {m: (s.main.low, s.main.high) for m, s in scores.items()} if main else {}
+        rows.append(Row(f"{task}: {name}", "higher", values, digits, intervals))
+    if scores["adapted"].kind == "generation":
+        speeds = {m: s.characters_per_second for m, s in scores.items()}
+        rows.append(Row(f"{task}: generated characters/s", "higher", speeds, 1, {}))
+    return rows

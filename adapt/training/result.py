@@ -1,0 +1,74 @@
+"""What the training stage leaves behind; needs no torch to be read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """What one phase did.
+
+    Attributes:
+        name: The phase.
+        steps: Optimizer steps.
+        documents: Documents or rows seen, repeats counted.
+        bytes_: UTF-8 bytes of text seen.
+        tokens: Tokens seen, padding left out.
+        seconds: Time of the training loop.
+        losses: (step, mean loss in nats a predicted token since the last entry).
+    """
+
+    name: str
+    steps: int
+    documents: int
+    bytes_: int
+    tokens: int
+    seconds: float
+    losses: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> PhaseResult:
+        """What `dataclasses.asdict` and JSON made of a result."""
+        return cls(**{**record, "losses": tuple((s, x) for s, x in record["losses"])})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Result of the stage.
+
+    Attributes:
+        folder: The adapter.
+        phases: In order.
+        trainable: Parameters that trained.
+        adapter_bytes: Size of the adapter's weights.
+    """
+
+    folder: Path
+    phases: tuple[PhaseResult, ...]
+    trainable: int
+    adapter_bytes: int
+
+    @property
+    def bytes_per_second(self) -> float:
+        """UTF-8 bytes of training text a second, over all phases."""
+        return sum(p.bytes_ for p in self.phases) / sum(p.seconds for p in self.phases)
+
+    @property
+    def documents(self) -> list[int]:
+        """Documents of each phase, for a control to repeat."""
+        return [phase.documents for phase in self.phases]
+
+    def to_json(self) -> dict[str, Any]:
+        """For the stage's manifest."""
+        record = asdict(self)
+        del record["folder"]
+        return record
+
+    @classmethod
+    def from_json(cls, folder: Path, record: dict[str, Any]) -> Trained:
+        """The result of a finished stage."""
+        phases = tuple(PhaseResult.from_json(phase) for phase in record["phases"])
+        return cls(folder, phases, record["trainable"], record["adapter_bytes"])
