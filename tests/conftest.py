@@ -1,0 +1,208 @@
+"""What the whole suite shares: no network, a tiny base model, and a recipe that runs on it."""
+
+import copy
+import json
+import os
+import random
+
+import pytest
+import yaml
+
+# Before anything imports the Hub's client, which reads them once.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+for launched in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+    os.environ.pop(launched, None)
+
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+_ORGANS = {
+    "heart": ["left ventricle", "mitral valve", "coronary artery", "atrial septum", "pericardium"],
+    "kidney": ["renal tubule", "glomerular basement membrane", "renal pelvis", "nephron", "ureter"],
+    "brain": ["cerebral cortex", "basal ganglia", "corpus callosum", "cerebellum", "optic nerve"],
+}
+_FINDINGS = [
+    "progressive loss of function",
+    "abnormal accumulation of fluid",
+    "thickening of the wall",
+    "chronic inflammatory infiltrate",
+    "congenital malformation",
+    "a reduced number of cells",
+    "intermittent obstruction",
+]
+_CAUSES = ["infection", "hypertension", "trauma", "an inherited mutation", "chronic exposure"]
+_PEOPLE = ["The mayor", "A farmer", "Her sister", "The old captain", "Our teacher", "The pilot"]
+_DEEDS = ["repaired", "painted", "sold", "described", "visited", "carried", "forgot"]
+_THINGS = ["the harbour", "two bicycles", "a wooden bridge", "the evening train", "his garden"]
+_TIMES = ["on Monday", "before the rain", "in 1987", "after lunch", "last winter", "at noon"]
+
+
+def clinical(seed: int) -> dict[str, str]:
+    """One made-up finding: its term, its definition (the same for the same seed), its organ."""
+    draw = random.Random(f"clinical-{seed}")
+    organ = draw.choice(sorted(_ORGANS))
+    part, finding = draw.choice(_ORGANS[organ]), draw.choice(_FINDINGS)
+    definition = (
+        f"An abnormality of the {part} characterized by {finding} in {draw.randint(2, 98)} of "
+        f"{draw.randint(100, 999)} patients with {draw.choice(_CAUSES)}."
+    )
+    return {"term": f"{finding} of the {part}", "definition": definition, "organ": organ}
+
+
+def general(seed: int) -> str:
+    """Three made-up sentences of plain English, the same for the same seed."""
+    draw = random.Random(f"general-{seed}")
+    choices = [_PEOPLE, _DEEDS, _THINGS, _TIMES]
+    return " ".join(" ".join(draw.choice(words) for words in choices) + "." for _ in range(3))
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory):
+    """A checkpoint folder: Llama of two layers, byte-level BPE of 400 tokens, chat template.
+
+    Untrained, tied embeddings, float32, and small enough that a training step takes
+    milliseconds. Digits are split one by one, as in SmolLM2. Treat it as read-only.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny-base")
+    tokenizer = _tokenizer()
+    tokenizer.save_pretrained(str(folder))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def _tokenizer():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([general(seed) for seed in range(200)], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<|endoftext|>",
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path, tiny_base):
+    """Writes a recipe that runs on `tiny_base` within seconds, and its data, into `tmp_path`.
+
+    Call it with sections to change, merged into the defaults: a mapping goes deep, anything else
+    takes the place of what was there, as in `tiny_recipe(tokenizer={"new_tokens": 5})`. Returns
+    the path of `recipe.yaml`. Every path in it is absolute; beside it lie `corpus.jsonl`,
+    `general.jsonl`, `classification.jsonl` and `generation.jsonl`, and `run` is the run folder.
+    """
+
+    def write(**overrides):
+        rows = [clinical(seed) for seed in range(160)]
+        files = {
+            "corpus": [{"text": row["definition"]} for row in rows],
+            "general": [{"text": general(seed)} for seed in range(1_000, 1_030)],
+            "classification": [{k: row[k] for k in ("definition", "organ")} for row in rows[:60]],
+            "generation": [{k: row[k] for k in ("term", "definition")} for row in rows[:60]],
+        }
+        for name, items in files.items():
+            text = "".join(json.dumps(item) + "\n" for item in items)
+            (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        recipe = tmp_path / "recipe.yaml"
+        merged = _merge(_tiny(tmp_path, tiny_base), overrides)
+        recipe.write_text(yaml.safe_dump(merged, sort_keys=False), encoding="utf-8")
+        return recipe
+
+    return write
+
+
+def _tiny(folder, base):
+    classification = {
+        "name": "organ",
+        "kind": "classification",
+        "path": str(folder / "classification.jsonl"),
+        "text": "definition",
+        "label": "organ",
+    }
+    generation = {
+        "name": "define",
+        "kind": "generation",
+        "path": str(folder / "generation.jsonl"),
+        "prompt": "Define: {term}",
+        "target": "definition",
+        "max_new_tokens": 8,
+    }
+    batch = {"max_steps": 2, "per_device_train_batch_size": 2, "max_length": 64}
+    return {
+        "name": "tiny",
+        "output_dir": str(folder / "run"),
+        "seed": 0,
+        "model": {"base": str(base), "dtype": "float32"},
+        "corpus": {
+            "sources": [{"path": str(folder / "corpus.jsonl")}],
+            "general": [{"path": str(folder / "general.jsonl")}],
+        },
+        "tokenizer": {"new_tokens": 20, "min_frequency": 3},
+        "training": {
+            "lora": {"r": 2, "lora_alpha": 4},
+            "phases": [
+                {"name": "domain", "objective": "clm", "learning_rate": 1e-3, **batch},
+                {"name": "tasks", "objective": "sft", "learning_rate": 1e-3, **batch},
+            ],
+        },
+        "evaluation": {
+            "max_documents": 4,
+            "max_bytes": 2_000,
+            "max_length": 64,
+            "tasks": [classification, generation],
+        },
+    }
+
+
+def _merge(base, changes):
+    merged = copy.deepcopy(base)
+    for key, value in changes.items():
+        deep = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if deep else value
+    return merged

