@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adapt import bases
 from adapt.corpus import check_corpus
-from adapt.errors import AdaptError, DataError, RecipeErrors, WorkspaceError
+from adapt.errors import AdaptError, DataError, ModelError, RecipeErrors, WorkspaceError
 from adapt.recipe import Recipe
 from adapt.recipe.schema import ClassificationTask
 from adapt.workspace import Workspace
@@ -63,9 +64,29 @@ def check(recipe: Recipe) -> Estimate | None:
     return estimate
 
 
+def read_terms(path: Path, where: str) -> list[str]:
+    """The terms of a file, one a line.
+
+    Args:
+        path: A text file of any name.
+        where: The setting that named it.
+
+    Raises:
+        DataError: It cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError("no such file", where=where, got=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not UTF-8 at byte {error.start}", where=where, got=str(path)) from None
+    except OSError as error:
+        raise DataError(f"cannot be read, {error.strerror}", where=where, got=str(path)) from None
+
+
 def _check_terms(path: str | None) -> None:
-    if path and not Path(path).is_file():
-        raise DataError("no such file", where="evaluation.terms", got=path)
+    if path:
+        read_terms(Path(path), "evaluation.terms")
 
 
 def _check_disk(output_dir: Path, needed: int) -> None:
@@ -89,16 +110,10 @@ def _estimate(recipe: Recipe) -> Estimate | None:
     folder = bases.on_disk(recipe.model.base)
     if folder is None:
         return None
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from adapt.training.model import best_dtype
 
-    config = AutoConfig.from_pretrained(str(folder))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()
-    text = config.get_text_config()
+    model = _outline(folder, trust_remote_code=recipe.model.trust_remote_code)
+    text = model.config.get_text_config()
     parameters = sum(p.numel() for p in model.parameters())
     layers = sum(p.numel() for n, p in model.named_parameters() if p.ndim > 1 and "embed" not in n)
     dtype = best_dtype(recipe.model.dtype)
@@ -121,6 +136,26 @@ def _estimate(recipe: Recipe) -> Estimate | None:
     seconds = (_training_tokens(recipe) * 4 + _evaluation_tokens(recipe) * 2) * parameters / rate
     disk = 2 * parameters * dtype.itemsize + 4 * trained * 12
     return Estimate(parameters, memory, seconds, disk)
+
+
+def _outline(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: ANN401
+    """The base without its weights.
+
+    Raises:
+        ModelError: Its config.json names no language model that `transformers` knows.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"not a language model, {reason}", where=str(folder)) from None
+    model.tie_weights()
+    return model
 
 
 def _training_tokens(recipe: Recipe) -> int:

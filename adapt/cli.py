@@ -66,7 +66,7 @@ def run(
         from adapt.reporting.console import print_summary
 
         print_summary(summary, console)
-        console.print(f"report: {resolved.output_dir}/report.html", markup=False)
+        console.print(f"report: {resolved.output_dir}/report.html", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -86,7 +86,7 @@ def _print_check(recipe: Recipe) -> None:
     from adapt.check import check as check_recipe
 
     estimate = check_recipe(recipe)
-    console.print(dump_recipe(recipe), markup=False, highlight=False)
+    console.print(dump_recipe(recipe), markup=False, highlight=False, soft_wrap=True)
     if estimate is None:
         console.print("estimate: none, for the base is not on this machine yet")
         return
@@ -95,6 +95,7 @@ def _print_check(recipe: Recipe) -> None:
         f"{estimate.memory_bytes / 2**30:.1f} GiB, about {estimate.seconds / 60:.0f} min on this "
         f"machine, {estimate.disk_bytes / 2**30:.1f} GiB of disk",
         markup=False,
+        soft_wrap=True,
     )
 
 
@@ -119,13 +120,14 @@ def report(
       adapt report --tokenizer org/model --tokenizer runs/medical/tokenizer --text notes.jsonl
     """
     from adapt import fertility
+    from adapt.check import read_terms
     from adapt.corpus.read import read_documents
     from adapt.reporting.console import fertility_table, most_split_table
     from adapt.vocab.source import open_backend
     from adapt.workspace import write_json
 
     texts = [d.text for path in text for d in read_documents(path, column)]
-    known = terms.read_text(encoding="utf-8").splitlines() if terms else []
+    known = read_terms(terms, "--terms") if terms else []
     measured = [
         fertility.measure(open_backend(name), texts, name=name, terms=known, progress=True)
         for name in tokenizer
@@ -133,7 +135,8 @@ def report(
     console.print(fertility_table(measured, f"{len(texts):,} documents"))
     for other in measured[1:]:
         share = fertility.saved(measured[0], other)
-        console.print(f"{other.name} saves {share:.1%} of the tokens of {measured[0].name}")
+        line = f"{other.name} saves {share:.1%} of the tokens of {measured[0].name}"
+        console.print(line, markup=False, soft_wrap=True)
     console.print(most_split_table(measured[0], words))
     if output:
         write_json(output, fertility.FertilityReport(tuple(measured), ()).to_json())
@@ -158,7 +161,7 @@ def data(
                 "no builder of that name", where="adapt data", got=name, fix=nearest(name, builders)
             )
         for path in runpy.run_path(str(builders[name]))["build"](folder / name):
-            console.print(f"wrote {path}", markup=False)
+            console.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
 def _builders_folder() -> Path:

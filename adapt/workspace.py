@@ -84,18 +84,27 @@ class Workspace:
             base: The recipe's `model.base`.
 
         Raises:
-            WorkspaceError: The folder holds another run, or files that are not a run.
+            WorkspaceError: The folder holds another run or files that are not a run, or cannot
+                be written to.
         """
-        if self.root.exists() and not self.root.is_dir():
-            raise WorkspaceError("is a file", where=str(self.root), fix="choose another output_dir")
-        if not self.root.exists() or not any(self.root.iterdir()):
+        root = self.root.absolute()
+        place = next(folder for folder in (root, *root.parents) if folder.exists())
+        if not place.is_dir():
+            raise WorkspaceError("is a file", where=str(place), fix="choose another output_dir")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise WorkspaceError(
+                "cannot be written to", where=str(place), fix="choose another output_dir"
+            )
+        # A crash in the very first write leaves nothing but an unfinished recipe.
+        unfinished = f".{self.recipe.name}."
+        if place != root or all(p.name.startswith(unfinished) for p in root.iterdir()):
             return
         try:
             import yaml
 
             owner = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
             owner_name, owner_base = owner["name"], owner["model"]["base"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError):
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
             raise WorkspaceError(
                 "holds files that are not a run of adapt",
                 where=str(self.root),
@@ -115,7 +124,8 @@ class Workspace:
             record: dict[str, Any] = json.loads(self.manifest(stage).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return record if record.get("fingerprint") == fingerprint else None
+        same = isinstance(record, dict) and record.get("fingerprint") == fingerprint
+        return record if same else None
 
     def start(self, stage: str) -> None:
         """Takes the stage's old manifest away, so that a crash leaves nothing that looks done."""

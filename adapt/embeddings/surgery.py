@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def write_adapted_base(
         ModelError: The base has no safetensors, or the delta is of another vocabulary.
     """
     shards = shard_files(base)
-    names = [n for n in embedding_names(base, trust_remote_code=trust_remote_code) if n]
+    wanted = embedding_names(base, trust_remote_code=trust_remote_code)
+    names = _in_checkpoint([name for name in wanted if name], base, shards)
     edited: dict[str, int] = {}
     for shard, keys in shards.items():
         here = [name for name in names if name in keys] if delta.added else []
@@ -83,8 +85,6 @@ def write_adapted_base(
             save_file(tensors, str(folder / shard), metadata={"format": "pt"})
         else:
             _link(base / shard, folder / shard)
-    if delta.added and not edited:
-        raise ModelError("no embedding matrix in the checkpoint", where=str(base), got=names)
     _copy_settings(base, tokenizer, folder)
     _set_vocab_size(folder, max(edited.values(), default=0))
     return edited
@@ -137,6 +137,42 @@ def shard_files(base: Path) -> dict[str, set[str]]:
         where=str(base),
         fix="save the model with safetensors first: model.save_pretrained(folder)",
     )
+
+
+def _in_checkpoint(names: Sequence[str], base: Path, shards: dict[str, set[str]]) -> list[str]:
+    """What the checkpoint calls the model's parameters.
+
+    A checkpoint may use older names than the model that loads it (GPT-NeoX: `embed_out` for
+    `lm_head`), or leave out the prefix of the body (GPT-2). The name itself is looked for, then
+    its ending, then the one matrix left that has the shape of the input embedding.
+
+    Raises:
+        ModelError: None is found, or several.
+    """
+    keys = {key for held in shards.values() for key in held}
+    found: list[str] = []
+    for name in names:
+        left = keys - set(found)
+        candidates = [k for k in left if k == name] or [k for k in left if name.endswith(f".{k}")]
+        if not candidates and found:
+            shapes = _shapes(base, shards)
+            candidates = [k for k in left if shapes[k] == shapes[found[0]]]
+        if len(candidates) != 1:
+            raise ModelError(
+                f"cannot tell which tensor is {name}",
+                where=str(base),
+                got=", ".join(sorted(candidates)) or "none that fits",
+            )
+        found += candidates
+    return found
+
+
+def _shapes(base: Path, shards: dict[str, set[str]]) -> dict[str, list[int]]:
+    shapes: dict[str, list[int]] = {}
+    for shard in shards:
+        with safe_open(str(base / shard), framework="pt") as file:
+            shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    return shapes
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ def push_adapter(folder: Path, repo_id: str, *, private: bool) -> str:
             repo_id=repo_id,
             folder_path=folder,
             allow_patterns=_BELONGS,
+            ignore_patterns=["*/*"],  # a pattern's * crosses folders
             commit_message="Upload adapter",
         )
     except Exception as error:  # the HTTP client's own tree, which changes with hub versions

@@ -28,6 +28,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is a word", key.start_mark
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key.value} is given twice", key.start_mark
@@ -35,12 +39,25 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # a date with a month 13
+            raise yaml.constructor.ConstructorError(
+                None, None, str(error), node.start_mark
+            ) from None
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+
+class _Dumper(yaml.SafeDumper):
+    """`yaml.SafeDumper` that quotes the strings which `_Loader` would take for numbers."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -58,6 +75,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         data = yaml.load(text, Loader=_Loader)
         node = yaml.compose(text, Loader=_Loader)
+    except RecursionError:
+        raise RecipeError("not a recipe, nested too deeply", where=str(path)) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -75,7 +94,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         given = [override.partition("=")[0] for override in overrides]
         problems = [_explain(detail, str(path), node, given) for detail in error.errors()]
-        raise RecipeErrors(problems) from None
+        once = {str(problem): problem for problem in problems}
+        raise RecipeErrors(list(once.values())) from None
 
 
 def read_text(path: Path) -> str:
@@ -96,7 +116,7 @@ def read_text(path: Path) -> str:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML, every default spelled out."""
-    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True)
+    return yaml.dump(recipe.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def json_schema() -> str:
@@ -135,21 +155,19 @@ def _explain(
     detail: ErrorDetails, path: str, node: yaml.Node | None, overridden: Sequence[str]
 ) -> AdaptError:
     """One pydantic error as one line: file:line, dotted path, what, got, what to do."""
-    # pydantic puts the discriminator's value of a union into the location; users never wrote it.
-    location = [part for part in detail["loc"] if part not in ("classification", "generation")]
-    dotted = ".".join(str(part) for part in location)
-    line = _line_of(node, location)
-    where = f"{path}:{line}" if line else path
-    where = f"{where}: {dotted}" if dotted else where
-    if dotted in overridden:
-        where = f"override {dotted}"
+    location, sections = _follow(detail)
     kind, got = detail["type"], detail["input"]
+    if kind == "union_tag_not_found":
+        location.append("kind")
+    where = _where(location, path, node, overridden)
     if kind == "extra_forbidden":
-        return RecipeError(
-            "unknown key", where=where, fix=nearest(str(location[-1]), _keys_at(detail["loc"][:-1]))
-        )
+        known = [name for section in sections for name in section.model_fields]
+        return RecipeError("unknown key", where=where, fix=nearest(str(location[-1]), known))
     if kind == "missing":
         return RecipeError("missing", where=where)
+    if kind == "union_tag_not_found":
+        kinds = [name for section in sections for name in _kinds(section)]
+        return RecipeError("missing", where=where, fix=f"known: {', '.join(kinds)}")
     if kind == "value_error":
         return RecipeError(detail["msg"].removeprefix("Value error, "), where=where)
     if kind in ("literal_error", "union_tag_invalid"):
@@ -160,45 +178,72 @@ def _explain(
         fix = nearest(got, expected) if isinstance(got, str) else f"known: {', '.join(expected)}"
         return RecipeError("not a known choice", where=where, got=got, fix=fix)
     message = detail["msg"][0].lower() + detail["msg"][1:]
-    shown = got if isinstance(got, str | int | float | bool) else type(got).__name__
-    return RecipeError(message, where=where, got=shown)
+    if kind == "model_type":
+        message = "should be a section with keys of its own"
+    if isinstance(got, str | int | float | bool):
+        return RecipeError(message, where=where, got=got)
+    name = {"NoneType": "nothing", "dict": "a mapping", "list": "a list"}.get(type(got).__name__)
+    return RecipeError(f"{message}, got {name or type(got).__name__}", where=where)
 
 
-def _line_of(node: yaml.Node | None, location: Sequence[int | str]) -> int | None:
-    """Line of the deepest node on the way to `location`, 1-based; None for an override."""
+def _where(
+    location: Sequence[int | str], path: str, node: yaml.Node | None, overridden: Sequence[str]
+) -> str:
+    """The override that set this place, else file and line, with the dotted path."""
+    dotted = ".".join(str(part) for part in location)
+    line, found = _line_of(node, location)
+    for key in overridden:
+        if f"{dotted}.".startswith(f"{key}.") or (not found and key.startswith(f"{dotted}.")):
+            return f"override {dotted}"
+    where = f"{path}:{line}" if line else path
+    return f"{where}: {dotted}" if dotted else where
+
+
+def _line_of(node: yaml.Node | None, location: Sequence[int | str]) -> tuple[int | None, bool]:
+    """Line of the deepest node on the way to `location`, 1-based, and whether it is all the way."""
     line = None
     for part in location:
         if isinstance(node, yaml.MappingNode):
-            pair = next(((k, v) for k, v in node.value if k.value == part), None)
+            pair = next(((k, v) for k, v in node.value if k.value == str(part)), None)
             if pair is None:
-                break
+                return line, False
             line, node = pair[0].start_mark.line + 1, pair[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
             if part >= len(node.value):
-                break
+                return line, False
             node = node.value[part]
             line = node.start_mark.line + 1
-    return line
+        else:
+            return line, False
+    return line, True
 
 
-def _keys_at(location: Sequence[int | str]) -> list[str]:
-    """Names of the keys that the section at `location` may have."""
+def _follow(detail: ErrorDetails) -> tuple[list[int | str], list[type[BaseModel]]]:
+    """Where an error is, as the user wrote it, and the sections that may stand there.
+
+    pydantic puts the name of a union's member into the location, which no user ever wrote.
+    """
     here: Any = Recipe
-    for part in location:
+    written: list[int | str] = []
+    parts = detail["loc"]
+    unknown = detail["type"] == "extra_forbidden"
+    for part in parts[:-1] if unknown else parts:
+        sections = _models_in(here)
+        holder = next((section for section in sections if part in section.model_fields), None)
         if isinstance(part, int):
-            continue
-        choices = _models_in(here)
-        match = next((m for m in choices if part in m.model_fields), None)
-        if match is not None:
-            here = match.model_fields[part].annotation
-        else:  # the discriminator's value
-            here = next(
-                m
-                for m in choices
-                if "kind" in m.model_fields
-                and part in typing.get_args(m.model_fields["kind"].annotation)
-            )
-    return [name for model in _models_in(here) for name in model.model_fields]
+            written.append(part)
+        elif holder is not None:
+            written.append(part)
+            here = holder.model_fields[part].annotation
+        else:
+            here = next((section for section in sections if part in _kinds(section)), here)
+    return written + list(parts[-1:] if unknown else ()), _models_in(here)
+
+
+def _kinds(section: type[BaseModel]) -> tuple[str, ...]:
+    """What `kind` of this section of a union may say."""
+    field = section.model_fields.get("kind")
+    return typing.get_args(field.annotation) if field else ()
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - a type, of any form

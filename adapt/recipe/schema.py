@@ -5,7 +5,7 @@ from __future__ import annotations
 from string import Formatter
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -13,7 +13,7 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 class Section(BaseModel):
     """A part of the recipe: unknown keys are refused, values are not converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -105,13 +105,19 @@ class EmbeddingsSection(Section):
     )
 
 
+ModuleNames = Annotated[
+    Annotated[str, Tag("name")] | Annotated[list[str], Tag("names")],
+    Discriminator(lambda value: "names" if isinstance(value, list) else "name"),
+]
+
+
 class LoraSection(Section):
     """Low-rank adapters, as `peft.LoraConfig` names its options."""
 
     r: int = Field(16, gt=0, description="Rank.")
     lora_alpha: int = Field(32, gt=0, description="Scale is lora_alpha / r.")
     lora_dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout before the adapters.")
-    target_modules: str | list[str] = Field(
+    target_modules: ModuleNames = Field(
         "all-linear", description="all-linear, or names of modules."
     )
 
@@ -173,18 +179,28 @@ class Task(Section):
 class ClassificationTask(Task):
     """Text to one of a set of labels; scored by the likelihood of each label's text."""
 
-    kind: Literal["classification"]
+    kind: Literal["classification"] = Field(description="Text to one of a set of labels.")
     text: str = Field("text", description="Column that holds the text.")
     label: str = Field("label", description="Column that holds the label.")
     prompt: str = Field(
         "{text}\n\nCategory:", description="What the model is asked; {text} and any column."
     )
 
+    @model_validator(mode="after")
+    def _label_hidden(self) -> ClassificationTask:
+        if self.text == self.label:
+            raise ValueError(f"text and label are the same column {self.label}")
+        # {text} is the text, whatever its column is called, and so never shows the label.
+        shown = [name for _, name, _, _ in Formatter().parse(self.prompt)]
+        if self.label != "text" and self.label in shown:
+            raise ValueError(f"the prompt shows the label column {self.label}")
+        return self
+
 
 class GenerationTask(Task):
     """A prompt to a text; scored against the reference."""
 
-    kind: Literal["generation"]
+    kind: Literal["generation"] = Field(description="A prompt to a text.")
     prompt: str = Field(description="What the model is asked; {column} is filled from the row.")
     target: str = Field(description="Column that holds the reference.")
     max_new_tokens: int = Field(64, gt=0, description="Longest answer; base tokens.")

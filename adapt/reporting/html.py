@@ -7,9 +7,7 @@ the page's own content security policy forbids scripts and any request.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -56,13 +54,13 @@ def render(summary: Summary) -> str:
     )
     environment.filters |= {
         "number": _number,
-        "signed": _signed,
+        "signed": lambda value, digits: _number(value, digits, "+"),
         "share": lambda value: f"{value:.1%}",
         "size": _size,
         "duration": _duration,
         "visible": visible,
     }
-    rows = table(summary)
+    rows, phases = table(summary), _phases(summary)
     before, after = summary.fertility.domain[0], summary.fertility.domain[-1]
     page = environment.get_template("report.html.jinja").render(
         summary=summary,
@@ -75,9 +73,15 @@ def render(summary: Summary) -> str:
         segmentations=_segmentations(before, after),
         split_now=after.most_split_words[:_WORDS],
         new_tokens=summary.vocabulary.delta.added[:_NEW_TOKENS],
-        charts=list(_charts(summary)),
+        phases=phases,
+        charts=[chart for phase in phases if (chart := _chart(phase))],
+        plot=_PLOT,
         tasks=[
-            (name, _of_task(rows, name), _examples(summary, name))
+            (
+                name,
+                [row for row in rows if row.measure.startswith(f"{name}: ")],
+                _examples(summary, name),
+            )
             for name in summary.scores["adapted"].tasks
         ],
     )
@@ -93,10 +97,6 @@ def _best(row: Row) -> float | None:
     return (max if row.better == "higher" else min)(known) if known else None
 
 
-def _of_task(rows: Sequence[Row], task: str) -> list[Row]:
-    return [row for row in rows if row.measure.startswith(f"{task}: ")]
-
-
 @dataclass(frozen=True)
 class _Example:
     """One row of a task, with each model's answer."""
@@ -109,16 +109,18 @@ class _Example:
 def _examples(summary: Summary, task: str) -> list[_Example]:
     """The first rows of a task; all models answered the same rows in the same order."""
     by_model = {m: summary.scores[m].tasks[task].examples for m in MODELS if m in summary.scores}
-    shown = zip(*by_model.values(), strict=True)
+    rows = list(zip(*by_model.values(), strict=True))[:_EXAMPLES]
     return [
-        _Example(*row[0][:2], {m: answer for m, (_, _, answer) in zip(by_model, row, strict=True)})
-        for row in list(shown)[:_EXAMPLES]
+        _Example(
+            prompt=row[0][0],
+            reference=row[0][1],
+            answers={model: example[2] for model, example in zip(by_model, row, strict=True)},
+        )
+        for row in rows
     ]
 
 
-def _segmentations(
-    before: Fertility, after: Fertility
-) -> list[tuple[SplitWord, list[SplitWord]]]:
+def _segmentations(before: Fertility, after: Fertility) -> list[tuple[SplitWord, list[SplitWord]]]:
     """The words that cost most before, with every way that `after` lists them as split."""
     now: dict[str, list[SplitWord]] = {}
     for word in after.most_split_words:
@@ -126,26 +128,24 @@ def _segmentations(
     return [(word, now.get(word.word, [])) for word in before.most_split_words[:_WORDS]]
 
 
+def _phases(summary: Summary) -> list[dict[str, PhaseResult]]:
+    """Each phase by model; all models go through the same ones."""
+    trained = {name: summary.trained[name].phases for name in MODELS if name in summary.trained}
+    return [dict(zip(trained, phase, strict=True)) for phase in zip(*trained.values(), strict=True)]
+
+
 # -- numbers and text -----------------------------------------------------------------------
 
 
-def _number(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
-
-
-def _signed(value: float, digits: int) -> str:
-    return f"{value:+,.{digits}f}".replace("-", "−")
+def _number(value: float | None, digits: int = 0, sign: str = "") -> str:
+    return "–" if value is None else f"{value:{sign},.{digits}f}".replace("-", "−")
 
 
 def _size(bytes_: float) -> str:
     """1,500 bytes are 1.5 kB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if bytes_ < 1000:
-            break
-        bytes_ /= 1000
-    else:
-        unit = "TB"
-    return f"{bytes_:,.{0 if unit == 'B' else 1}f} {unit}"
+    power = min(max(len(str(int(bytes_))) - 1, 0) // 3, 4)
+    unit = ("B", "kB", "MB", "GB", "TB")[power]
+    return f"{bytes_ / 1000**power:,.{1 if power else 0}f} {unit}"
 
 
 def _duration(seconds: float) -> str:
@@ -158,20 +158,17 @@ def _duration(seconds: float) -> str:
 
 def visible(text: str) -> str:
     """Text of a token with blanks as signs, and what has no picture as its code point."""
-    return "".join(
-        _SIGNS.get(c) or (c if c.isprintable() else f"\\u{ord(c):04x}") for c in text
-    )
+    return "".join(_SIGNS.get(c) or (c if c.isprintable() else f"\\u{ord(c):04x}") for c in text)
 
 
 # -- loss curves ----------------------------------------------------------------------------
 
-_WIDTH, _HEIGHT = 440, 240  # user units of the drawing; the page scales it
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 428, 14, 196  # of the plot in it
+_PLOT = (376, 182)  # width and height of the plot in the drawing's units; the page scales it
 
 
 @dataclass(frozen=True)
 class _Curve:
-    """A model's losses: `points` for a polyline, the last one, and first and last loss."""
+    """A model's losses: `points` for a polyline, its end, first and last loss."""
 
     model: str
     points: str
@@ -182,66 +179,49 @@ class _Curve:
 
 @dataclass(frozen=True)
 class _Chart:
-    """A phase: curves and ticks as (position, label) in user units."""
+    """A phase: curves, and ticks as (position, label)."""
 
     phase: str
     curves: list[_Curve]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    width: int = _WIDTH
-    height: int = _HEIGHT
-    left: int = _LEFT
-    right: int = _RIGHT
-    top: int = _TOP
-    bottom: int = _BOTTOM
 
 
-def _charts(summary: Summary) -> Iterator[_Chart]:
-    """A chart for each phase in which anything was logged."""
-    models = [name for name in MODELS if name in summary.trained]
-    # By place, not by name: a recipe may give two phases one name.
-    for phases in zip_longest(*(summary.trained[name].phases for name in models)):
-        logged = {m: p for m, p in zip(models, phases, strict=True) if p and p.losses}
-        if logged:
-            yield _chart(logged)
-
-
-def _chart(phases: dict[str, PhaseResult]) -> _Chart:
-    losses = [loss for phase in phases.values() for _, loss in phase.losses]
-    low, high = min(losses), max(losses)
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    steps = max(step for phase in phases.values() for step, _ in phase.losses) or 1
+def _chart(phase: dict[str, PhaseResult]) -> _Chart | None:
+    """Draws one phase of each model; None where no loss was logged."""
+    width, height = _PLOT
+    logged = {model: result for model, result in phase.items() if result.losses}
+    if not logged:
+        return None
+    losses = [loss for result in logged.values() for _, loss in result.losses]
+    room = 0.05 * (max(losses) - min(losses)) or 0.5
+    low, high = min(losses) - room, max(losses) + room
+    steps = max(result.losses[-1][0] for result in logged.values())
 
     def x(step: float) -> float:
-        return round(_LEFT + (_RIGHT - _LEFT) * step / steps, 1)
+        return round(width * step / steps, 1)
 
     def y(loss: float) -> float:
-        return round(_BOTTOM - (_BOTTOM - _TOP) * (loss - low) / (high - low), 1)
+        return round(height * (high - loss) / (high - low), 1)
 
-    curves = [
-        _Curve(
-            model,
-            " ".join(f"{x(step)},{y(loss)}" for step, loss in phase.losses),
-            (x(phase.losses[-1][0]), y(phase.losses[-1][1])),
-            phase.losses[0][1],
-            phase.losses[-1][1],
-        )
-        for model, phase in phases.items()
-    ]
+    curves = []
+    for model, result in logged.items():
+        points = [(x(step), y(loss)) for step, loss in result.losses]
+        drawn = " ".join(f"{a},{b}" for a, b in points)
+        curves.append(_Curve(model, drawn, points[-1], result.losses[0][1], result.losses[-1][1]))
     return _Chart(
-        next(iter(phases.values())).name,
+        next(iter(logged.values())).name,
         curves,
-        [(x(tick), f"{tick:,.0f}") for tick in _ticks(0, steps, whole=True)],
+        [(x(tick), f"{tick:,.0f}") for tick in _ticks(0, steps, at_least=1)],
         [(y(tick), f"{tick:g}") for tick in _ticks(low, high)],
     )
 
 
-def _ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    """At most six round numbers (1, 2 or 5 times a power of ten apart) in [low, high]."""
-    power = 10.0 ** math.floor(math.log10((high - low) / 5))
-    apart = next(m * power for m in (1, 2, 5, 10) if (high - low) / (m * power) <= 5.0001)
-    apart = max(apart, 1.0) if whole else apart
+def _ticks(low: float, high: float, at_least: float = 0) -> list[float]:
+    """Up to seven numbers in [low, high], apart by 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 6))
+    apart = next(m * power for m in (1, 2, 5, 10, 20) if (high - low) / (m * power) <= 6)
+    apart = max(apart, at_least)
     return [
         round(n * apart, 10) for n in range(math.ceil(low / apart), math.floor(high / apart) + 1)
     ]

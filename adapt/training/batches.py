@@ -54,19 +54,23 @@ def pack(documents: Iterable[Sequence[int]], max_length: int) -> Iterator[Exampl
     """Fills sequences of `max_length` tokens with documents, in order.
 
     A document that does not fit is cut, and goes on in the next sequence without what came
-    before; nothing is dropped but a last token that would stand alone.
+    before. A part has at least two tokens, for one alone predicts nothing.
+
+    Args:
+        documents: Ids of each, at least two; shorter ones are left out.
+        max_length: Longest sequence; tokens, at least 4.
     """
     row: list[Example] = []
     room = max_length
     for ids in documents:
-        start = 0
-        while len(ids) - start > 1:
-            part = ids[start : start + room]
-            if len(part) > 1:
-                row.append(document(part, part))
-            room -= len(part)
-            start += len(part)
-            if room < 2:
+        rest = list(ids)
+        while len(rest) > 1:
+            take = min(room, len(rest))
+            take -= len(rest) - take == 1  # never leave one token alone
+            if take > 1:
+                row.append(document(rest[:take], rest[:take]))
+                rest, room = rest[take:], room - take
+            if rest or room < 2:
                 yield joined(row)
                 row, room = [], max_length
     if row:

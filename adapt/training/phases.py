@@ -60,22 +60,22 @@ def _clm(
     documents: int | None,
 ) -> PhaseData:
     """Whole documents, packed; the last that would overflow the steps is left out."""
-    room = sequences_a_step(phase) * phase.max_steps * phase.max_length
+    sequences = sequences_a_step(phase) * phase.max_steps
+    room = sequences * phase.max_length
     texts = list(corpus.documents("train"))
-    taken: list[list[int]] = []
-    bytes_ = 0
+    taken: list[tuple[str, list[int]]] = []
     stream = _endless(texts, seed)
     for text in stream if documents is None else (next(stream) for _ in range(documents)):
         ids = next(encode_documents(tokenizer, [text]))
         room -= len(ids)
         if documents is None and room < 0 and taken:
             break
-        taken.append(ids)
-        bytes_ += len(text.encode())
-    examples = list(pack(taken, phase.max_length))
-    if documents is None:
-        examples = examples[: sequences_a_step(phase) * phase.max_steps]
-    return PhaseData(examples, len(taken), bytes_)
+        taken.append((text, ids))
+    examples = list(pack([ids for _, ids in taken], phase.max_length))
+    while documents is None and len(examples) > sequences and len(taken) > 1:
+        taken.pop()
+        examples = list(pack([ids for _, ids in taken], phase.max_length))
+    return PhaseData(examples, len(taken), sum(len(text.encode()) for text, _ in taken))
 
 
 def _sft(

@@ -29,7 +29,10 @@ def test_the_base_merges_give_the_base_segmentation(widened, text):
 
 def test_runs_of_words_reach_bpe_together(widened):
     _, wide = widened
-    pieces = [piece for piece, _ in wide.pre_tokenizer.pre_tokenize_str("of the X-linked (rare) kind, too.")]
+    pieces = [
+        piece
+        for piece, _ in wide.pre_tokenizer.pre_tokenize_str("of the X-linked (rare) kind, too.")
+    ]
     assert pieces == ["ofĠtheĠX-linkedĠ(rare)Ġkind,Ġtoo", "."]
 
 
@@ -54,7 +57,12 @@ def test_unknown_patterns_stay_as_they_are():
     spec["pre_tokenizer"] = {
         "type": "Sequence",
         "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": "\\w+"}, "behavior": "Isolated", "invert": False},
+            {
+                "type": "Split",
+                "pattern": {"Regex": "\\w+"},
+                "behavior": "Isolated",
+                "invert": False,
+            },
             {**spec["pre_tokenizer"], "use_regex": False},
         ],
     }

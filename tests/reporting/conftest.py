@@ -1,0 +1,139 @@
+"""Small summaries, made by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from adapt.corpus.result import CorpusStatistics, TextStatistics
+from adapt.evaluation.bootstrap import Interval
+from adapt.evaluation.compare import Comparison, Verdict
+from adapt.evaluation.scores import Likelihood, ModelScores, TaskScores
+from adapt.fertility import Fertility, FertilityReport, SplitWord
+from adapt.reporting.summary import Summary
+from adapt.training.result import PhaseResult, Trained
+from adapt.vocab import NewToken, VocabDelta, Vocabulary
+from adapt.vocab.audit import Audit
+
+BEFORE = (
+    SplitWord("abnormality", 40, ("ab", "normal", "ity")),
+    SplitWord("心", 7, ("心", "")),
+)
+AFTER = (SplitWord("心", 7, ("心", "")), SplitWord("seizures", 3, ("seiz", "ures")))
+
+
+def fertility(name: str, tokens: int, words: tuple[SplitWord, ...]) -> Fertility:
+    return Fertility(
+        name=name,
+        documents=20,
+        bytes_=6000,
+        characters=5900,
+        words=1000,
+        tokens=tokens,
+        tokens_per_word=tokens / 1000,
+        bytes_per_token=6000 / tokens,
+        tokens_per_character=tokens / 5900,
+        continued_word_share=0.25,
+        single_token_term_share=0.125,
+        unknown_rate=0.0,
+        most_split_words=words,
+    )
+
+
+def likelihood(value: float) -> Likelihood:
+    return Likelihood((value * 100,), (100,), Interval(value, value - 0.05, value + 0.05))
+
+
+def scores(domain: float, general: float, accuracy: float, answer: str) -> ModelScores:
+    classification = TaskScores(
+        kind="classification",
+        rows=50,
+        metrics={"accuracy": accuracy, "macro_f1": accuracy - 0.1},
+        main=Interval(accuracy, accuracy - 0.1, accuracy + 0.1),
+        characters_per_second=None,
+        examples=(("Which system? A murmur", "heart", answer),) * 12,
+    )
+    generation = TaskScores(
+        kind="generation",
+        rows=1500,
+        metrics={"rouge_l": accuracy / 2, "chrf": accuracy * 50},
+        main=Interval(accuracy / 2, accuracy / 2 - 0.01, accuracy / 2 + 0.01),
+        characters_per_second=accuracy * 100,
+        examples=(("Define: seizure", "A sudden event", f"{answer} event"),),
+    )
+    tasks = {"organ": classification, "define": generation}
+    return ModelScores(likelihood(domain), likelihood(general), tasks)
+
+
+def trained(name: str, tokens: int, losses: tuple[tuple[int, float], ...]) -> Trained:
+    phases = (
+        PhaseResult("domain", 20, 80, 40_000, tokens, 10.0, losses),
+        PhaseResult("tasks", 10, 40, 8_000, tokens // 4, 6.0, ()),
+    )
+    return Trained(Path(name), phases, 1_234_567, 4_900_000)
+
+
+@pytest.fixture
+def summary() -> Summary:
+    """A run with a control, general text, tasks and new tokens."""
+    return Summary(
+        name="medical",
+        base="package:some-model",
+        corpus=CorpusStatistics(
+            splits={"train": TextStatistics(900, 90_000, 15_000)},
+            dropped={"near duplicate": 31},
+            tasks={"organ": {"train": 100, "test": 50}},
+            provenance=[{"name": "Ontology", "licence": "https://example.org/licence"}],
+            read={"domain": 1000},
+        ),
+        vocabulary=Vocabulary(
+            Path("tokenizer"),
+            VocabDelta(
+                300, 300, tuple(NewToken(300 + i, f"Ġt{i}", f" t {i}", (1, 2)) for i in range(70))
+            ),
+            joints=(" ", ", "),
+            notes=("units stay inside digits",),
+            audit=Audit(25_000, 0, 0, 0, 0),
+        ),
+        fertility=FertilityReport(
+            (fertility("base", 2000, BEFORE), fertility("adapted", 1500, AFTER)),
+            (fertility("base", 1600, BEFORE), fertility("adapted", 1520, AFTER)),
+        ),
+        trained={
+            "adapted": trained("adapter", 9_000, ((5, 4.5), (10, 3.25), (20, 2.5))),
+            "control": trained("control", 12_000, ((5, 3.5), (10, 3.0), (20, 2.25))),
+        },
+        scores={
+            "base": scores(1.2, 1.0, 0.2, "base says"),
+            "control": scores(0.9, 1.1, 0.5, "control says"),
+            "adapted": scores(0.85, 1.05, 0.6, "adapted says"),
+        },
+        comparisons={
+            "control": Comparison(
+                "control", Interval(-0.05, -0.07, -0.03), Interval(-0.05, -0.1, 0.01)
+            ),
+            "base": Comparison("base", Interval(-0.35, -0.4, -0.3), Interval(0.05, 0.01, 0.1)),
+        },
+        verdict=Verdict("adopt", "Adopt: adapted 0.850 bits per byte, control 0.900."),
+        recipe="name: medical\n",
+        seconds={"corpus": 4.2, "training": 185.0},
+        environment={"processor": "x86_64", "torch": "2"},
+    )
+
+
+@pytest.fixture
+def bare(summary) -> Summary:
+    """A run in keep mode with no control, no general text and no tasks."""
+    words = fertility("base", 2000, ())
+    alone = {m: replace(summary.scores[m], general=None, tasks={}) for m in ("base", "adapted")}
+    return replace(
+        summary,
+        corpus=CorpusStatistics(summary.corpus.splits, {}, {}, []),
+        vocabulary=Vocabulary(
+            Path("tokenizer"), VocabDelta(300, 300), (), (), Audit(10, 0, 0, 0, 0)
+        ),
+        fertility=FertilityReport((words, replace(words, name="adapted")), ()),
+        trained={"adapted": summary.trained["adapted"]},
+        scores=alone,
+        comparisons={"base": replace(summary.comparisons["base"], general=None)},
+    )

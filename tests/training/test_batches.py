@@ -1,0 +1,98 @@
+"""Packing loses nothing, and no document sees another."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from adapt.training.batches import (
+    IGNORED,
+    collate,
+    completion_ids,
+    document,
+    encode_completion,
+    encode_documents,
+    pack,
+    prompt_ids,
+    start_ids,
+)
+from adapt.vocab import load_tokenizer
+
+documents = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=30), max_size=12)
+
+
+@given(documents, st.integers(4, 16))
+def test_packing_keeps_every_token_in_order(texts, max_length):
+    packed = list(pack(texts, max_length))
+    assert all(1 < len(example) <= max_length for example in packed)
+    kept = [id_ for example in packed for id_ in example.input_ids]
+    assert kept == [id_ for text in texts for id_ in text]
+
+
+@given(documents, st.integers(4, 16))
+def test_labels_are_the_ids_but_for_the_first_of_each_part(texts, max_length):
+    for example in pack(texts, max_length):
+        for id_, label, position in zip(
+            example.input_ids, example.labels, example.position_ids, strict=True
+        ):
+            assert label == (IGNORED if position == 0 else id_)
+
+
+@given(documents.filter(bool))
+def test_collating_keeps_every_token_and_fills_with_what_is_ignored(texts):
+    batch = collate([document(t, t) for t in texts], 40, pad=0)
+    assert batch["input_ids"].shape == batch["labels"].shape == batch["position_ids"].shape
+    assert batch["input_ids"].shape[1] <= 40
+    real = batch["labels"] != IGNORED
+    assert int(real.sum()) == sum(len(t) - 1 for t in texts)
+    assert sorted(batch["input_ids"][real].tolist()) == sorted(i for t in texts for i in t[1:])
+
+
+def test_packed_documents_do_not_attend_to_each_other(tiny_base):
+    model = AutoModelForCausalLM.from_pretrained(str(tiny_base)).eval()
+    model.config.use_cache = False
+    torch.manual_seed(0)
+    texts = [torch.randint(3, 300, (n,)).tolist() for n in (9, 14, 5)]
+    batch = collate([document(t, t) for t in texts], 64, pad=0)
+    assert batch["input_ids"].shape[0] == 1
+    with torch.inference_mode():
+        packed = model(**batch)
+        alone = [model(torch.tensor([t]), labels=torch.tensor([t])) for t in texts]
+    by_length = sorted(zip(texts, alone, strict=True), key=lambda pair: len(pair[0]), reverse=True)
+    start = 0
+    for text, output in by_length:
+        torch.testing.assert_close(packed.logits[:, start : start + len(text)], output.logits)
+        start += len(text)
+    total = sum(float(o.loss) * (len(t) - 1) for t, o in by_length)
+    assert float(packed.loss) == pytest.approx(total / sum(len(t) - 1 for t in texts), rel=1e-5)
+
+
+def test_only_the_completion_is_learned(tiny_base):
+    tokenizer = load_tokenizer(tiny_base)
+    example = encode_completion(tokenizer, "Name the organ.", "kidney", 64)
+    learned = [label for label in example.labels if label != IGNORED]
+    assert learned == completion_ids(tokenizer, "kidney")
+    assert learned[-1] == tokenizer.eos_token_id
+    assert example.input_ids[: -len(learned)] == prompt_ids(tokenizer, "Name the organ.")
+
+
+def test_prompts_use_the_chat_template(tiny_base):
+    tokenizer = load_tokenizer(tiny_base)
+    text = tokenizer.decode(prompt_ids(tokenizer, "hello"))
+    assert text == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("max_length", [2, 5, 12, 30])
+def test_long_pairs_are_cut_to_length_and_keep_something_to_learn(tiny_base, max_length):
+    tokenizer = load_tokenizer(tiny_base)
+    example = encode_completion(tokenizer, "a long question " * 9, "an answer " * 5, max_length)
+    assert len(example) <= max_length
+    assert any(label != IGNORED for label in example.labels)
+
+
+def test_documents_open_with_what_separated_them_in_pretraining(tiny_base):
+    tokenizer = load_tokenizer(tiny_base)
+    assert tokenizer.decode(start_ids(tokenizer)) == "<|endoftext|>"
+    ids = next(encode_documents(tokenizer, ["the harbour"]))
+    assert tokenizer.decode(ids) == "<|endoftext|>the harbour"
