@@ -18,13 +18,13 @@ from adapt import bases, fertility
 from adapt.corpus import Corpus, build_corpus, open_corpus
 from adapt.embeddings.result import AdaptedBase
 from adapt.errors import AdaptError, DataError
+from adapt.evaluation.result import ModelScores
 from adapt.recipe import Recipe, dump_recipe
 from adapt.training.result import Trained
 from adapt.vocab import Vocabulary, adapt_vocabulary, load_tokenizer
 from adapt.workspace import Workspace, digest, fingerprint, versions, write_json, write_text
 
 if TYPE_CHECKING:
-    from adapt.evaluation.scores import ModelScores
     from adapt.reporting.summary import Summary
 
 logger = logging.getLogger("adapt")
@@ -254,7 +254,7 @@ class Pipeline:
     @_once
     def scores(self, name: str) -> ModelScores:
         """Base, control or adapted model on held-out text."""
-        from adapt.evaluation.scores import ModelScores, score_model
+        from adapt.evaluation.scores import score_model
         from adapt.training.model import best_dtype, load_merged, load_model
 
         recipe, corpus = self.recipe, self.corpus()

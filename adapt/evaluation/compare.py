@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adapt.evaluation.bootstrap import Interval, paired_ratio_difference
-from adapt.evaluation.scores import Likelihood, ModelScores
+from adapt.evaluation.result import Likelihood, ModelScores
 
 # Within this share of the other's bits per byte two models count as equally good.
 _MARGIN = 0.01
@@ -32,7 +32,7 @@ class Verdict:
     """The recommendation.
 
     Attributes:
-        choice: `adopt`, `adopt for speed`, `no difference`, `do not extend` or `no control`.
+        choice: `adopt`, `adopt for speed`, `no difference` or `do not extend`.
         sentence: The choice with the figures that it rests on.
     """
 

@@ -77,7 +77,7 @@ def _nats(model: Any, batch: Sequence[Window]) -> list[float]:  # noqa: ANN401
     logits = model(input_ids=padded.to(model.device), use_cache=False).logits
     result = []
     for row, (_, ids, first) in zip(logits, batch, strict=True):
-        target = torch.tensor(ids[first:], device=row.device)
+        target = torch.tensor(ids[first:], dtype=torch.long, device=row.device)
         scored = row[first - 1 : len(ids) - 1].float()  # (scored tokens, vocabulary)
         result.append(float(cross_entropy(scored, target, reduction="sum")))
     return result

@@ -5,95 +5,18 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from adapt.corpus import Corpus
-from adapt.evaluation.bootstrap import Interval, mean_interval, ratio_interval
+from adapt.evaluation.bootstrap import mean_interval, ratio_interval
 from adapt.evaluation.likelihood import document_bits
+from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
 from adapt.recipe.schema import AnyTask, ClassificationTask, EvaluationSection, GenerationTask
 from adapt.training.phases import prompts
 from adapt.workspace import write_text
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """Bits per byte, document by document, so that models can be compared in pairs.
-
-    Attributes:
-        bits: Negative log2 probability of each document.
-        bytes_: UTF-8 bytes of each document.
-        interval: Their ratio of sums, with its 95 % bootstrap interval.
-    """
-
-    bits: tuple[float, ...]
-    bytes_: tuple[int, ...]
-    interval: Interval
-
-
-@dataclass(frozen=True)
-class TaskScores:
-    """Scores on one task's held-out rows.
-
-    Attributes:
-        kind: `classification` or `generation`.
-        rows: Rows scored.
-        metrics: By the names of `adapt.evaluation.metrics`.
-        main: The first metric with its interval: accuracy, or ROUGE-L.
-        characters_per_second: Of generated text; None for classification.
-        examples: (prompt, reference, answer) of the first rows.
-    """
-
-    kind: str
-    rows: int
-    metrics: dict[str, float]
-    main: Interval
-    characters_per_second: float | None
-    examples: tuple[tuple[str, str, str], ...]
-
-
-@dataclass(frozen=True)
-class ModelScores:
-    """All scores of one model.
-
-    Attributes:
-        domain: On held-out domain text.
-        general: On general text; None where the recipe names none.
-        tasks: By name.
-    """
-
-    domain: Likelihood
-    general: Likelihood | None
-    tasks: dict[str, TaskScores]
-
-    def to_json(self) -> dict[str, Any]:
-        """For the stage's manifest."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> ModelScores:
-        """The result of a finished stage."""
-        tasks = {
-            name: TaskScores(
-                **{
-                    **task,
-                    "main": Interval(**task["main"]),
-                    "examples": tuple((p, r, a) for p, r, a in task["examples"]),
-                }
-            )
-            for name, task in record["tasks"].items()
-        }
-        general = record["general"]
-        return cls(_likelihood(record["domain"]), general and _likelihood(general), tasks)
-
-
-def _likelihood(record: dict[str, Any]) -> Likelihood:
-    return Likelihood(
-        tuple(record["bits"]), tuple(record["bytes_"]), Interval(**record["interval"])
-    )
 
 
 # Examples of a task that go to the report.

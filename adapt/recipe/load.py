@@ -49,8 +49,18 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """`yaml.SafeDumper` that quotes the strings which `_Loader` would take for numbers."""
+    """`yaml.SafeDumper` whose strings `_Loader` reads back as they were.
 
+    Quotes those that `_Loader` would take for numbers, and escapes Unicode's own line breaks,
+    which a reader folds into blanks.
+    """
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if re.search("[\x85\u2028\u2029]", data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver(

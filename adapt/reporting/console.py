@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from adapt.fertility import Fertility
 from adapt.reporting.summary import MODELS, Row, Summary, table
@@ -23,7 +25,7 @@ def print_summary(summary: Summary, console: Console) -> None:
 def summary_table(rows: Sequence[Row], title: str) -> Table:
     """Base, control and adapted side by side; the best of each line in bold."""
     models = [m for m in MODELS if m in rows[0].values]
-    drawn = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    drawn = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
     drawn.add_column("held-out text and rows", no_wrap=True)
     for model in models:
         drawn.add_column(model, justify="right")
@@ -32,7 +34,7 @@ def summary_table(rows: Sequence[Row], title: str) -> Table:
         best = (max if row.better == "higher" else min)(known) if known else None
         cells = [_cell(row, model, best) for model in models]
         arrow = "↑" if row.better == "higher" else "↓"
-        drawn.add_row(f"{row.measure} {arrow}", *cells)
+        drawn.add_row(escape(f"{row.measure} {arrow}"), *cells)
     return drawn
 
 
@@ -49,7 +51,7 @@ def fertility_table(measured: Sequence[Fertility], title: str) -> Table:
     drawn = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     drawn.add_column("")
     for fertility in measured:
-        drawn.add_column(fertility.name, justify="right", overflow="fold")
+        drawn.add_column(escape(fertility.name), justify="right", overflow="fold")
     lines = {
         "tokens": [f"{f.tokens:,}" for f in measured],
         "tokens per word": [f"{f.tokens_per_word:.3f}" for f in measured],
@@ -68,10 +70,11 @@ def fertility_table(measured: Sequence[Fertility], title: str) -> Table:
 
 def most_split_table(fertility: Fertility, count: int) -> Table:
     """The words that cost most, with their pieces."""
-    drawn = Table(title=f"{fertility.name}: words that cost most", box=box.SIMPLE_HEAD)
+    drawn = Table(title=f"{escape(fertility.name)}: words that cost most", box=box.SIMPLE_HEAD)
     for column in ("word", "times", "pieces"):
         drawn.add_column(column, justify="right" if column == "times" else "left")
     for word in fertility.most_split_words[:count]:
         # A piece that only continues a character has no text of its own.
-        drawn.add_row(word.word, f"{word.count:,}", "|".join(p or "·" for p in word.pieces))
+        pieces = "|".join(p or "·" for p in word.pieces)
+        drawn.add_row(Text(word.word), f"{word.count:,}", Text(pieces))
     return drawn

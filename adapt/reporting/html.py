@@ -218,9 +218,9 @@ def _chart(phase: dict[str, PhaseResult]) -> _Chart | None:
 
 
 def _ticks(low: float, high: float, at_least: float = 0) -> list[float]:
-    """Up to seven numbers in [low, high], apart by 1, 2 or 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10((high - low) / 6))
-    apart = next(m * power for m in (1, 2, 5, 10, 20) if (high - low) / (m * power) <= 6)
+    """Up to nine numbers in [low, high], apart by 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 8))
+    apart = next(m * power for m in (1, 2, 5, 10, 20) if (high - low) / (m * power) <= 8)
     apart = max(apart, at_least)
     return [
         round(n * apart, 10) for n in range(math.ceil(low / apart), math.floor(high / apart) + 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from adapt.corpus.result import CorpusStatistics
 from adapt.evaluation.compare import Comparison, Verdict
-from adapt.evaluation.scores import ModelScores
+from adapt.evaluation.result import ModelScores
 from adapt.fertility import Fertility, FertilityReport
 from adapt.training.result import Trained
 from adapt.vocab import Vocabulary

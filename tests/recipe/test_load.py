@@ -1,6 +1,5 @@
 """A wrong recipe is refused with everything that is wrong with it, each with its place."""
 
-import copy
 import string
 
 import pytest
@@ -8,12 +7,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapt.errors import AdaptError, RecipeError, RecipeErrors
+from adapt.errors import RecipeError, RecipeErrors
 from adapt.recipe import dump_recipe, load_recipe
 from adapt.recipe.schema import Recipe
 
 WITHIN_A_TEST = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
 )
 
 
@@ -163,11 +162,9 @@ def test_keys_offered_are_those_of_the_kind_of_task(problems, minimal):
 )
 def test_wrong_value(problems, minimal, override, line):
     (problem,) = problems(minimal, override)
-    key = override.partition("=")[0]
-    assert problem.startswith(("override ", "recipe.yaml:"))
+    assert problem.startswith((f"override {line}", "recipe.yaml:"))
     assert line in problem
     assert "\n" not in problem
-    assert problem.startswith("override ") or not problem.partition(": ")[2].startswith(key)
 
 
 def test_required_keys(problems, minimal):
@@ -276,7 +273,7 @@ def test_wrong_override(problems, minimal, override, line):
 def test_override_without_fault_leaves_the_file_s_place(problems, minimal):
     minimal["model"]["bse"] = "x"
     (problem,) = problems(minimal, "model.base=org/other")
-    assert problem.startswith("recipe.yaml:4: model.bse: unknown key")
+    assert problem.startswith("recipe.yaml:5: model.bse: unknown key")
 
 
 # -- properties --------------------------------------------------------------------------------
@@ -332,34 +329,23 @@ VALUES = st.recursive(
 
 @WITHIN_A_TEST
 @given(data=st.data())
-def test_any_value_anywhere_is_taken_or_refused_in_lines(write, data):
-    from tests.recipe.conftest import MINIMAL
-
-    full = Recipe.model_validate(MINIMAL).model_dump()
-    path = data.draw(st.sampled_from([p for p in places(full) if p]))
-    spoilt = copy.deepcopy(full)
-    here = spoilt
+def test_any_value_anywhere_is_taken_or_refused_in_lines(problems, minimal, data):
+    full = Recipe.model_validate(minimal).model_dump()
+    path = data.draw(st.sampled_from([place for place in places(full) if place]))
+    here = full
     for part in path[:-1]:
         here = here[part]
     here[path[-1]] = data.draw(VALUES)
-    try:
-        load_recipe(write(spoilt))
-    except RecipeErrors as error:
-        assert all(str(p).startswith("recipe.yaml") for p in error.problems)
-        assert len(str(error).splitlines()) == len(error.problems)
-    except RecipeError as error:
-        assert "\n" not in str(error)
+    for problem in problems(full):
+        assert problem.startswith("recipe.yaml")
+        assert "\n" not in problem
 
 
 @WITHIN_A_TEST
 @given(st.text(max_size=40) | st.binary(max_size=40))
-def test_no_file_content_escapes_as_another_error(write, content):
-    try:
-        load_recipe(
-            write(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
-        )
-    except AdaptError as error:
-        assert str(error)
+def test_no_file_content_gets_past(problems, content):
+    raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    assert problems(raw)
 
 
 @WITHIN_A_TEST
@@ -367,8 +353,5 @@ def test_no_file_content_escapes_as_another_error(write, content):
     st.text(st.characters(codec="utf-8"), max_size=20),
     st.sampled_from(["", "seed=", "tokenizer.terms=", "a."]),
 )
-def test_no_override_escapes_as_another_error(write, minimal, text, prefix):
-    try:
-        load_recipe(write(minimal), [prefix + text])
-    except AdaptError as error:
-        assert str(error)
+def test_any_override_is_taken_or_refused_in_lines(problems, minimal, text, prefix):
+    assert all("\n" not in problem for problem in problems(minimal, prefix + text))

@@ -8,7 +8,7 @@ import pytest
 from adapt.corpus.result import CorpusStatistics, TextStatistics
 from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.compare import Comparison, Verdict
-from adapt.evaluation.scores import Likelihood, ModelScores, TaskScores
+from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
 from adapt.fertility import Fertility, FertilityReport, SplitWord
 from adapt.reporting.summary import Summary
 from adapt.training.result import PhaseResult, Trained

@@ -1,0 +1,333 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import adapt.reporting
+from adapt.evaluation.compare import Verdict
+from adapt.fertility import FertilityReport, SplitWord
+from adapt.reporting.html import render, visible, write_report
+from adapt.reporting.summary import table
+from adapt.training.result import PhaseResult
+from adapt.vocab import NewToken, VocabDelta
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+BLOCKS = {"td", "th", "dt", "dd", "small", "code", "span", "bdi"}
+HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&amp;"
+
+
+class Page(HTMLParser):
+    """Elements, texts and faults in nesting."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.texts, self.faults, self.open = [], [], [], []
+        self.feed(html)
+        self.close()
+        self.faults += [f"<{name}> is never closed" for name in self.open]
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open[-1] != tag:
+            self.faults.append(f"</{tag}> at {self.getpos()} in {self.open[-3:]}")
+        else:
+            self.open.pop()
+        if tag in BLOCKS:
+            self.texts.append(" ")
+
+    def handle_data(self, data):
+        if not {"style", "title"} & set(self.open):
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join("".join(self.texts).split())
+
+    def attributes(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+@pytest.fixture
+def page(summary):
+    return Page(render(summary))
+
+
+def hostile_summary(summary):
+    """Hostile text wherever text of users, data and models may stand."""
+    words = (SplitWord(HOSTILE, 3, (HOSTILE[:8], HOSTILE[8:])),)
+    fertility = [replace(f, most_split_words=words) for f in summary.fertility.domain]
+    scores = {
+        model: replace(
+            one,
+            tasks={
+                HOSTILE: replace(
+                    one.tasks["organ"],
+                    examples=((f"prompt {HOSTILE}", f"label {HOSTILE}", f"{model} {HOSTILE}"),),
+                )
+            },
+        )
+        for model, one in summary.scores.items()
+    }
+    trained = {
+        model: replace(
+            one, phases=tuple(replace(phase, name=f"phase {HOSTILE}") for phase in one.phases)
+        )
+        for model, one in summary.trained.items()
+    }
+    return replace(
+        summary,
+        name=f"name {HOSTILE}",
+        base=f"base {HOSTILE}",
+        verdict=Verdict(f"choice {HOSTILE}", f"verdict {HOSTILE}"),
+        fertility=FertilityReport(tuple(fertility), ()),
+        vocabulary=replace(
+            summary.vocabulary,
+            delta=VocabDelta(300, 300, (NewToken(300, "x", f"token{HOSTILE}", (1, 2)),)),
+            joints=(HOSTILE,),
+            notes=(f"term {HOSTILE}",),
+        ),
+        corpus=replace(
+            summary.corpus,
+            dropped={f"reason {HOSTILE}": 1},
+            tasks={f"rows {HOSTILE}": {"train": 1}},
+            provenance=[{"name": f"source {HOSTILE}", "url": f'https://example.org/"{HOSTILE}'}],
+        ),
+        scores=scores,
+        trained=trained,
+        recipe=f"recipe: {HOSTILE}",
+        environment={"processor": f"processor {HOSTILE}"},
+    )
+
+
+@pytest.mark.parametrize("kind", ["whole", "bare", "hostile"])
+def test_elements_nest_and_nothing_is_loaded_or_run(summary, bare, kind):
+    html = render({"whole": summary, "bare": bare, "hostile": hostile_summary(summary)}[kind])
+    page = Page(html)
+    assert page.faults == []
+    tags = {name for name, _ in page.elements}
+    assert not tags & {"script", "img", "iframe", "object", "embed", "form", "base", "video"}
+    assert [link["href"] for link in page.attributes("link")] == ["data:,"]
+    names = {name for _, attrs in page.elements for name in attrs}
+    assert not {name for name in names if name.startswith("on")}
+    assert not names & {"src", "srcset", "xlink:href", "poster", "action"}
+    assert not re.search(r"url\(|@import|@font-face", html)
+    policy = next(m for m in page.attributes("meta") if "http-equiv" in m)
+    assert "default-src 'none'" in policy["content"]
+    assert "script-src" not in policy["content"]
+
+
+def test_hostile_text_stays_text(summary):
+    page = Page(render(hostile_summary(summary)))
+    for where in (
+        *("name", "base", "verdict", "term", "reason", "rows", "source", "processor", "recipe:"),
+        *("prompt", "label", "control", "adapted", "phase"),
+    ):
+        assert f"{where} {HOSTILE}" in page.text
+    assert visible(f"token{HOSTILE}") in page.text
+    link = next(a for a in page.attributes("a") if a["href"].startswith("https"))
+    assert link["href"].endswith(HOSTILE)
+    assert link["rel"] == "noopener noreferrer"
+
+
+def test_only_web_addresses_become_links(summary):
+    provenance = [{"url": "javascript:alert(1)", "licence": "see https://example.org"}]
+    page = Page(render(replace(summary, corpus=replace(summary.corpus, provenance=provenance))))
+    assert all(attrs["href"].startswith("#") for attrs in page.attributes("a"))
+    assert "javascript:alert(1)" in page.text
+
+
+def test_the_template_never_trusts_text():
+    template = (Path(adapt.reporting.__path__[0]) / "report.html.jinja").read_text(encoding="utf-8")
+    assert not re.search(r"\|\s*safe|autoescape|Markup", template)
+
+
+def test_control_characters_show_and_cannot_cut_the_page(summary):
+    html = render(replace(summary, base="a\x00b\x1bc\r"))
+    assert "a␀b␛c␍" in html
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", html)
+
+
+def test_it_is_a_document_with_language_and_title(summary, page):
+    assert page.attributes("html") == [{"lang": "en"}]
+    assert "<title>medical: adopt</title>" in render(summary)
+    assert any(meta.get("name") == "viewport" for meta in page.attributes("meta"))
+    headings = [int(name[1]) for name, _ in page.elements if re.fullmatch(r"h\d", name)]
+    assert headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(headings, headings[1:], strict=False))
+    anchors = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(anchors) == len(set(anchors))
+    links = {a["href"][1:] for a in page.attributes("a") if a["href"].startswith("#")}
+    assert links == set(anchors)
+
+
+def test_tables_have_captions_and_scopes_and_scroll_by_keyboard(page):
+    names = [name for name, _ in page.elements]
+    assert names.count("table") == names.count("caption") > 5
+    assert all(cell.get("scope") in ("col", "row") for cell in page.attributes("th"))
+    scrolled = [a for a in page.attributes("div") if a.get("class") == "scroll"]
+    assert len(scrolled) == names.count("table")
+    assert all(a["tabindex"] == "0" and a["aria-label"] for a in scrolled)
+
+
+def test_the_verdict_comes_first(summary, page):
+    assert page.text.index(summary.verdict.sentence) < page.text.index("Base, control and adapted")
+
+
+@pytest.mark.parametrize(
+    ("choice", "look", "sign"),
+    [
+        ("adopt", "good", "✓"),
+        ("adopt for speed", "fast", "»"),
+        ("no difference", "same", "="),
+        ("do not extend", "bad", "✕"),
+        ("no control", "same", "?"),
+    ],
+)
+def test_each_choice_has_a_look_and_a_sign(summary, choice, look, sign):
+    html = render(replace(summary, verdict=Verdict(choice, f"{choice.capitalize()}: figures.")))
+    assert f'class="verdict {look}"' in html
+    assert f"{sign} {choice.capitalize()}: figures." in Page(html).text
+
+
+def test_the_table_shows_all_measures_with_intervals_and_the_best_bold(summary, page):
+    html = render(summary)
+    for row in table(summary):
+        assert row.measure in page.text
+    assert "<strong>0.850</strong>" in html
+    assert "<strong>0.900</strong>" not in html
+    assert "0.900 0.850 to 0.950" in page.text
+    assert "training, bytes/s ↑ – 3,000 3,000" in page.text
+    signs = {a["aria-label"] for a in page.attributes("span") if a.get("class") == "arrow"}
+    assert signs == {"higher is better", "lower is better"}
+
+
+def test_differences_say_what_they_show(page):
+    assert "adapted − control −0.050 −0.070 to −0.030 adapted is better" in page.text
+    assert "−0.050 −0.100 to +0.010 not told apart" in page.text
+    assert "+0.050 +0.010 to +0.100 adapted is worse" in page.text
+
+
+def test_tokenization_before_and_after(summary, page):
+    assert "25.0% of tokens saved, on 20 documents of 6.0 kB." in page.text
+    assert "5.0% of tokens saved" in page.text
+    widths = [a["style"] for a in page.attributes("span") if "style" in a]
+    assert widths == ["width: 100.00%", "width: 75.00%", "width: 100.00%", "width: 95.00%"]
+    assert "terms that are one token ↑ 12.5% 12.5%" in page.text
+
+
+def test_split_words_show_their_pieces(summary):
+    html = render(summary)
+    chips = re.findall(r'<span class="chip c(\d)">([^<]*)</span>', html)
+    assert chips[:5] == [("0", "ab"), ("1", "normal"), ("2", "ity"), ("0", "心"), ("1", "·")]
+    assert "no longer among the 2 costliest" in html
+    assert "seizures" in html
+
+
+def test_new_tokens_joints_notes_and_audit(summary, page):
+    assert "70 added to 300. The first 60 by id" in page.text
+    assert "359 ␣t␣59" in page.text
+    assert "␣t␣60" not in page.text
+    assert "Units may cross, between words: ␣ ,␣" in page.text
+    assert "units stay inside digits" in page.text
+    assert "checked on 25,000 texts" in page.text
+
+
+def test_signs_for_what_cannot_be_seen():
+    assert visible(" a\n\tb\u200b\u00a0é心") == "␣a⏎⇥b\\u200b\\u00a0é心"
+
+
+def test_training_of_both_models(summary, page):
+    assert "domain, control 20 80 40.0 kB 12,000 10.0 s 4,000" in page.text
+    assert "domain, adapted 20 80 40.0 kB 9,000 10.0 s 4,000" in page.text
+    assert "its adapter takes 4.9 MB" in page.text
+    assert "nats per predicted token" in page.text
+    drawing = page.attributes("svg")
+    assert len(drawing) == 1  # the other phase logged nothing
+    assert "control from 3.50 to 2.25, adapted from 4.50 to 2.50" in drawing[0]["aria-label"]
+    curves = {a["class"]: a["points"] for a in page.attributes("polyline")}
+    assert curves.keys() == {"control", "adapted"}
+    points = [tuple(map(float, p.split(","))) for p in curves["adapted"].split()]
+    assert [x for x, _ in points] == [94.0, 188.0, 376.0]
+    assert points[0][1] < points[1][1] < points[2][1]  # a falling loss falls on the page
+
+
+@pytest.mark.parametrize("losses", [((1, 2.0),), ((1, 2.0), (2, 2.0)), ((9, 1e-9), (90, 5e3))])
+def test_odd_losses_can_be_drawn(summary, losses):
+    phase = PhaseResult("short", 1, 1, 100, 20, 0.0, losses)
+    trained = {m: replace(t, phases=(phase, phase)) for m, t in summary.trained.items()}
+    # Without time there is no speed; a real run always took some.
+    trained["adapted"] = replace(trained["adapted"], phases=(replace(phase, seconds=1.0), phase))
+    trained["control"] = trained["adapted"]
+    page = Page(render(replace(summary, trained=trained)))
+    assert page.faults == []
+    for curve in page.attributes("polyline"):
+        for point in curve["points"].split():
+            x, y = map(float, point.split(","))
+            assert 0 <= x <= 376
+            assert 0 <= y <= 182
+
+
+def test_tasks_with_ten_examples_side_by_side(page):
+    assert page.text.count("Which system? A murmur") == 10
+    assert "10 rows side by side" in page.text
+    assert "reference heart base base says control control says adapted adapted says" in page.text
+    assert "generation, 1,500 held-out rows" in page.text
+
+
+def test_a_long_or_empty_answer(summary):
+    def answered(model, answer):
+        task = replace(summary.scores[model].tasks["define"], examples=(("p", "r", answer),))
+        return replace(summary.scores[model], tasks={"define": task})
+
+    answers = {"base": "", "control": "x" * 5000, "adapted": "y"}
+    page = Page(render(replace(summary, scores={m: answered(m, a) for m, a in answers.items()})))
+    assert "base (nothing)" in page.text
+    assert "x" * 1400 in page.text
+    assert "x" * 1501 not in page.text
+
+
+def test_corpus_run_and_recipe(page):
+    for text in (
+        "train 900 90.0 kB 15,000",
+        "organ train 100, test 50",
+        "Read: domain 1,000.",
+        "near duplicate 31",
+        "Time of each stage when it ran, 3 min 09 s in all",
+        "training 3 min 05 s",
+        "processor x86_64",
+        "name: medical",
+    ):
+        assert text in page.text
+
+
+def test_a_run_with_almost_nothing(bare):
+    page = Page(render(bare))
+    assert "Base and adapted" in page.text
+    assert "No control was trained" in page.text
+    assert "General text" not in page.text
+    assert "None: the vocabulary is the base's own, 300 tokens." in page.text
+    assert "The base splits no word" in page.text
+    assert "Nothing was dropped." in page.text
+    assert "no SOURCES.json" in page.text
+    assert not any(a["href"] == "#tasks" for a in page.attributes("a"))
+    assert page.faults == []
+
+
+def test_the_file_is_written_whole(summary, tmp_path):
+    path = tmp_path / "run" / "report.html"
+    write_report(summary, path)
+    first = path.read_text(encoding="utf-8")
+    assert first == render(summary)
+    with pytest.raises(AttributeError):
+        write_report(replace(summary, verdict=None), path)
+    assert path.read_text(encoding="utf-8") == first
+    assert list(path.parent.iterdir()) == [path]

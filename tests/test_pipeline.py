@@ -1,0 +1,236 @@
+"""The main job, end to end, on a tiny base: artifacts, resume, other processes, plain PEFT."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from adapt.errors import AdaptError
+from adapt.pipeline import Pipeline
+from adapt.recipe import load_recipe
+from adapt.workspace import Workspace, digest
+
+ROOT = Path(__file__).parents[1]
+STAGES = ["corpus", "vocab", "fertility", "embeddings", "training", "control"]
+STAGES += ["evaluation-base", "evaluation-control", "evaluation-adapted"]
+
+
+@pytest.fixture
+def finished(tiny_recipe):
+    recipe = load_recipe(tiny_recipe())
+    return recipe, Pipeline(recipe).run()
+
+
+def losses(run: Path, stage: str = "training"):
+    phases = json.loads(Workspace(run).manifest(stage).read_text())["result"]["phases"]
+    return [phase["losses"] for phase in phases]
+
+
+def test_every_artifact_is_where_it_is_promised(finished):
+    recipe, summary = finished
+    run = Workspace(Path(recipe.output_dir))
+    for path in (
+        run.recipe,
+        run.report,
+        run.reports / "fertility.json",
+        run.reports / "evaluation.json",
+    ):
+        assert path.stat().st_size
+    for folder in (run.tokenizer, run.adapted_base, run.adapter, run.control):
+        assert any(folder.iterdir())
+    for stage in STAGES:
+        assert json.loads(run.manifest(stage).read_text())["fingerprint"]
+    assert load_recipe(run.recipe) == recipe
+    assert not run.checkpoints.exists() or not any(run.checkpoints.iterdir())
+    assert set(summary.scores) == {"base", "control", "adapted"}
+    assert summary.verdict.choice in {"adopt", "adopt for speed", "no difference", "do not extend"}
+    assert not [p for p in run.root.rglob(".*") if p.is_file()]
+    predictions = (run.reports / "predictions" / "organ.adapted.jsonl").read_text().splitlines()
+    assert set(json.loads(predictions[0])) == {"prompt", "reference", "answer"}
+
+
+def test_the_same_command_again_does_nothing(finished):
+    recipe, first = finished
+    run = Path(recipe.output_dir)
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if "manifests" in p.parts}
+    again = Pipeline(recipe).run()
+    assert again.scores == first.scores
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if "manifests" in p.parts} == before
+
+
+def test_a_changed_section_runs_its_stage_and_what_follows(finished):
+    recipe, _ = finished
+    run = Workspace(Path(recipe.output_dir))
+    before = {stage: digest(run.manifest(stage)) for stage in STAGES}
+    lora = recipe.training.lora.model_copy(update={"r": 3})
+    training = recipe.training.model_copy(update={"lora": lora})
+    Pipeline(recipe.model_copy(update={"training": training})).run()
+    after = {stage: digest(run.manifest(stage)) for stage in STAGES}
+    changed = {stage for stage in STAGES if before[stage] != after[stage]}
+    assert changed == {"training", "control", "evaluation-control", "evaluation-adapted"}
+
+
+def test_plain_peft_loads_the_adapter_from_the_original_base(finished, tiny_base, tmp_path):
+    """In a fresh process without adapt: the logits are those of the adapted base with it."""
+    recipe, _ = finished
+    run = Workspace(Path(recipe.output_dir))
+    config = json.loads((run.adapter / "adapter_config.json").read_text())
+    assert Path(config["base_model_name_or_path"]) == tiny_base.resolve()
+    script = (
+        "import sys, torch; from peft import AutoPeftModelForCausalLM as M;"
+        "from transformers import AutoTokenizer as T; a = sys.argv[1];"
+        "m = M.from_pretrained(a).eval(); t = T.from_pretrained(a);"
+        "i = t('An abnormality of the renal pelvis characterized by', return_tensors='pt');"
+        "o = m(input_ids=i['input_ids']).logits; torch.save((i['input_ids'], o), sys.argv[2]);"
+        "assert 'adapt' not in sys.modules"
+    )
+    out = tmp_path / "logits.pt"
+    subprocess.run([sys.executable, "-c", script, str(run.adapter), str(out)], check=True, cwd="/")
+    ids, logits = torch.load(out, weights_only=True)
+    from peft import PeftModel
+
+    from adapt.training.model import load_merged, load_model
+
+    assert int(ids.max()) >= 400, "the text must use new tokens"
+    trained = PeftModel.from_pretrained(
+        load_model(run.adapted_base, torch.float32), str(run.adapter)
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close(logits, trained.eval()(ids).logits)
+        merged = load_merged(run.adapted_base, run.adapter, torch.float32)
+        torch.testing.assert_close(merged(ids).logits, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_adapter_holds_rows_and_adapters_and_no_whole_matrix(finished):
+    from safetensors.torch import load_file
+
+    recipe, _ = finished
+    tensors = load_file(str(Path(recipe.output_dir) / "adapter" / "adapter_model.safetensors"))
+    assert all(tensor.numel() for tensor in tensors.values())
+    rows = [t for name, t in tensors.items() if "token" in name]
+    assert [tuple(t.shape) for t in rows] == [(20, 32)]
+    assert not [name for name in tensors if "lora" not in name and "token" not in name]
+
+
+def test_training_learns_and_leaves_the_base_alone(tiny_recipe, tiny_base):
+    before = digest(tiny_base)
+    phase = {"name": "domain", "objective": "clm", "max_steps": 60, "learning_rate": 2e-2}
+    phase |= {"per_device_train_batch_size": 4, "max_length": 64, "logging_steps": 5}
+    recipe = load_recipe(
+        tiny_recipe(training={"phases": [phase]}, evaluation={"control": False, "tasks": []})
+    )
+    summary = Pipeline(recipe).run()
+    curve = losses(Path(recipe.output_dir))[0]
+    assert curve[-1][1] < 0.8 * curve[0][1]
+    assert (
+        summary.scores["adapted"].domain.interval.value
+        < summary.scores["base"].domain.interval.value
+    )
+    assert digest(tiny_base) == before
+
+
+def launch(*arguments: str, prefix: tuple[str, ...] = (), **options):
+    command = [sys.executable, *prefix, "scripts/train.py", *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+LONG = {
+    "name": "domain",
+    "objective": "clm",
+    "max_steps": 40,
+    "learning_rate": 1e-2,
+    "per_device_train_batch_size": 2,
+    "max_length": 64,
+    "save_steps": 3,
+    "logging_steps": 1,
+}
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_losses(tiny_recipe, tmp_path):
+    sections = {
+        "training": {"phases": [LONG, {**LONG, "name": "again", "max_steps": 4}]},
+        "evaluation": {"control": False, "tasks": []},
+    }
+    path = tiny_recipe(**sections)
+    whole = load_recipe(path, [f"output_dir={tmp_path / 'whole'}"])
+    Pipeline(whole).run()
+    process = launch(str(path))
+    run = Workspace(Path(load_recipe(path).output_dir))
+    deadline = time.monotonic() + 120
+    while not list(run.checkpoints.glob("*/domain/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not run.manifest("training").exists()
+    assert not run.adapter.exists()
+    Pipeline(load_recipe(path)).run()
+    assert losses(run.root) == losses(whole_root := tmp_path / "whole")
+    weights = [r / "adapter" / "adapter_model.safetensors" for r in (run.root, whole_root)]
+    assert digest(weights[0]) == digest(weights[1])
+
+
+def test_two_processes_see_the_same_data_and_write_one_set_of_artifacts(tiny_recipe, tmp_path):
+    path = tiny_recipe(training={"phases": [{**LONG, "max_steps": 6}]}, evaluation={"tasks": []})
+    one = load_recipe(path, [f"output_dir={tmp_path / 'one'}"])
+    Pipeline(one).run()
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29417")
+    process = launch(str(path), prefix=torchrun, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-3000:]
+    assert out.count("report: ") == 1
+    two = Workspace(Path(load_recipe(path).output_dir))
+    for stage in ("training", "control"):
+        first, second = (
+            json.loads(Workspace(r).manifest(stage).read_text())["result"]["phases"][0]
+            for r in (tmp_path / "one", two.root)
+        )
+        assert first["steps"] == second["steps"]
+        assert (first["documents"], first["bytes_"]) == (second["documents"], second["bytes_"])
+        for (_, a), (_, b) in zip(first["losses"], second["losses"], strict=True):
+            assert a == pytest.approx(b, rel=1e-3)
+    assert {p.name for p in two.root.iterdir()} == {p.name for p in (tmp_path / "one").iterdir()}
+
+
+def test_a_failure_of_the_main_process_ends_all(tiny_recipe, tmp_path):
+    path = tiny_recipe(tokenizer={"min_frequency": 10_000})
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29418")
+    process = launch(str(path), prefix=torchrun)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode != 0
+    assert "no unit occurs 10000 times" in err
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_a_step_that_processes_cannot_share_is_refused(tiny_recipe, monkeypatch):
+    from adapt.training.run import _shared_out
+
+    phase = load_recipe(tiny_recipe()).training.phases[0]
+    assert _shared_out(phase, 1) == (2, 1)
+    assert _shared_out(phase, 2) == (1, 1)
+    bigger = phase.model_copy(update={"gradient_accumulation_steps": 4})
+    assert _shared_out(bigger, 2) == (2, 2)
+    assert _shared_out(bigger, 8) == (1, 1)
+    with pytest.raises(AdaptError, match="3 processes"):
+        _shared_out(phase, 3)
+
+
+def test_keep_mode_and_no_control(tiny_recipe):
+    recipe = load_recipe(
+        tiny_recipe(
+            tokenizer={"mode": "keep"}, evaluation={"control": False}, corpus={"general": []}
+        )
+    )
+    summary = Pipeline(recipe).run()
+    assert summary.vocabulary.delta.added == ()
+    assert set(summary.scores) == {"base", "adapted"}
+    assert summary.scores["adapted"].general is None
