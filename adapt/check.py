@@ -142,7 +142,8 @@ def _outline(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: ANN401
     """The base without its weights.
 
     Raises:
-        ModelError: Its config.json names no language model that `transformers` knows.
+        ModelError: Its config.json names no language model that `transformers` knows, or code of
+            its own that the recipe does not trust.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -152,6 +153,12 @@ def _outline(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: ANN401
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                "brings Python code of its own",
+                where=str(folder),
+                fix="set model.trust_remote_code=true if you trust it",
+            ) from None
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"not a language model, {reason}", where=str(folder)) from None
     model.tie_weights()

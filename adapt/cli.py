@@ -160,6 +160,7 @@ def data(
             raise AdaptError(
                 "no builder of that name", where="adapt data", got=name, fix=nearest(name, builders)
             )
+    for name in names:
         for path in runpy.run_path(str(builders[name]))["build"](folder / name):
             console.print(f"wrote {path}", markup=False, soft_wrap=True)
 

@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
+from adapt.progress import watched
+
 MOST_SPLIT = 50  # words listed
 LONGEST_LISTED = 64  # characters; a longer run is a link, a sequence or text without spaces
 BATCH_CHARACTERS = 500_000  # encoded at once: bounds the memory that offsets take
@@ -153,7 +155,7 @@ def measure(
     tokenizer = _counting(tokenizer)
     unknown = _unknown_id(tokenizer)
     tally = _Tally()
-    for batch in _batches(_shown(texts, name, progress)):
+    for batch in _batches(watched(texts, f"Measuring {name}") if progress else texts):
         encodings = tokenizer.encode_batch(batch, add_special_tokens=False)
         for text, encoding in zip(batch, encodings, strict=True):
             _add(tally, text, encoding, unknown, tokenizer)
@@ -221,15 +223,6 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def _shown(texts: Sequence[str], name: str, progress: bool) -> Iterable[str]:
-    if not progress:
-        return texts
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(texts, description=f"fertility of {name}", console=Console(stderr=True))
 
 
 def _add(

@@ -84,7 +84,9 @@ def test_code_of_a_model_is_not_run_unasked(recipe, tiny_base, tmp_path):
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "code.Mine"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "code.py").write_text("raise SystemExit('ran the code of a model')\n")
-    with pytest.raises(ModelError, match="trust_remote_code"):
+    with pytest.raises(
+        ModelError, match="brings Python code of its own; set model.trust_remote_code=true"
+    ):
         check(recipe(model={"base": str(folder)}))
 
 

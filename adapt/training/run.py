@@ -163,6 +163,7 @@ def _arguments(phase: Phase, data: PhaseData, seed: int, folder: Path) -> Traini
         save_total_limit=1,
         logging_steps=phase.logging_steps,
         remove_unused_columns=False,
+        dataloader_pin_memory=torch.accelerator.is_available(),
         report_to=[],
         seed=seed,
         ddp_find_unused_parameters=False,

@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from adapt.errors import VocabularyError
+from adapt.progress import watched
 from adapt.recipe.schema import TokenizerSection
 from adapt.vocab.audit import Audit, audit, generated_texts, segments_alike
 from adapt.vocab.bpe import Merges, count_segments, learn
@@ -141,7 +142,7 @@ def adapt_vocabulary(
         spec = merges.apply(spec)
     new = Tokenizer.from_str(json.dumps(spec))
     sample = chain(islice(texts(), _AUDITED_DOCUMENTS), generated_texts(_GENERATED, seed=1))
-    checked = audit(plain, new, sample, changed)
+    checked = audit(plain, new, watched(sample, "Checking the guarantees"), changed)
     checked.raise_if_broken()
     delta = merges.delta()
     with new_folder(folder) as unfinished:
@@ -218,7 +219,7 @@ def _extend(
             got=section.new_tokens,
         )
     with_terms = Tokenizer.from_str(json.dumps(merges.apply(spec)))
-    counts = count_segments(with_terms, texts())
+    counts = count_segments(with_terms, watched(texts(), "Reading segments"))
     learn(merges, counts, section.new_tokens, section.min_frequency)
     if not merges.new_tokens:
         raise VocabularyError(
