@@ -1,0 +1,1 @@
+"""Reports: tables, the page and the card, made from result objects only."""
