@@ -201,6 +201,8 @@ def _converted(source: Path, packaged: _Packaged, distribution: metadata.Distrib
     with new_folder(target) as unfinished:
         model.save_pretrained(str(unfinished))
         tokenizer.save_pretrained(str(unfinished))
+        for path in unfinished.iterdir():
+            path.chmod(0o644)  # safetensors writes 0600; a cache may be shared
     return target
 
 

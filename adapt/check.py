@@ -11,7 +11,8 @@ from typing import Any
 
 from adapt import bases
 from adapt.corpus import check_corpus
-from adapt.errors import AdaptError, DataError, ModelError, RecipeErrors, WorkspaceError
+from adapt.corpus.read import read_terms
+from adapt.errors import AdaptError, ModelError, RecipeErrors, WorkspaceError
 from adapt.recipe import Recipe
 from adapt.recipe.schema import ClassificationTask
 from adapt.workspace import Workspace
@@ -62,26 +63,6 @@ def check(recipe: Recipe) -> Estimate | None:
     if estimate:
         _check_disk(Path(recipe.output_dir), estimate.disk_bytes)
     return estimate
-
-
-def read_terms(path: Path, where: str) -> list[str]:
-    """The terms of a file, one a line.
-
-    Args:
-        path: A text file of any name.
-        where: The setting that named it.
-
-    Raises:
-        DataError: It cannot be read, or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError("no such file", where=where, got=str(path)) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8 at byte {error.start}", where=where, got=str(path)) from None
-    except OSError as error:
-        raise DataError(f"cannot be read, {error.strerror}", where=where, got=str(path)) from None
 
 
 def _check_terms(path: str | None) -> None:

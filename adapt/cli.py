@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from adapt.errors import AdaptError, nearest
+from adapt.processes import is_main
 from adapt.recipe import dump_recipe, json_schema, load_recipe
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def run(
     if dry_run:
         _print_check(resolved)
         return
-    if _is_main():
+    if is_main():
         check_recipe(resolved)
     from adapt.pipeline import Pipeline
 
@@ -120,8 +121,7 @@ def report(
       adapt report --tokenizer org/model --tokenizer runs/medical/tokenizer --text notes.jsonl
     """
     from adapt import fertility
-    from adapt.check import read_terms
-    from adapt.corpus.read import read_documents
+    from adapt.corpus.read import read_documents, read_terms
     from adapt.reporting.console import fertility_table, most_split_table
     from adapt.vocab.source import open_backend
     from adapt.workspace import write_json
@@ -155,6 +155,8 @@ def data(
     import runpy
 
     builders = {p.stem: p for p in sorted(_builders_folder().glob("*.py"))}
+    if not builders:
+        raise AdaptError("no builders here", where="data/", fix="run it where adapt was cloned")
     for name in names:
         if name not in builders:
             raise AdaptError(
@@ -181,10 +183,6 @@ def schema() -> None:
     console.print(json_schema(), markup=False, highlight=False, soft_wrap=True)
 
 
-def _is_main() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits.
 
@@ -192,10 +190,12 @@ def main(arguments: list[str] | None = None) -> None:
     """
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
-    level = logging.INFO if _is_main() else logging.WARNING
+    level = logging.INFO if is_main() else logging.WARNING
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("adapt").setLevel(level)
+    # transformers warns itself of names that it uses itself
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         app([argument for argument in given if argument != "--debug"], prog_name="adapt")
     except AdaptError as error:

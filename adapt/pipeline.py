@@ -9,16 +9,16 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from adapt import bases, fertility
 from adapt.corpus import Corpus, build_corpus, open_corpus
+from adapt.corpus.read import read_terms
 from adapt.embeddings.result import AdaptedBase
-from adapt.errors import AdaptError, DataError
 from adapt.evaluation.result import ModelScores
+from adapt.processes import Processes, is_main, use_all_cores
 from adapt.recipe import Recipe, dump_recipe
 from adapt.training.result import Trained
 from adapt.vocab import Vocabulary, adapt_vocabulary, load_tokenizer
@@ -64,7 +64,8 @@ class Pipeline:
 
     def run(self) -> Summary | None:
         """All stages; the report of the main process, None of any other."""
-        processes = _Processes()
+        processes = Processes()
+        use_all_cores()
         processes.main_first(self._prepare)
         self.adapter()
         if self.recipe.evaluation.control:
@@ -138,11 +139,11 @@ class Pipeline:
         """Tokenization of held-out text, before and after."""
         vocabulary, corpus = self.vocabulary(), self.corpus()
         path = self.recipe.evaluation.terms
-        inputs = {"vocab": self._marks["vocab"], "terms": path and digest(_terms_file(path))}
+        terms = read_terms(Path(path), "evaluation.terms") if path else []
+        inputs = {"vocab": self._marks["vocab"], "terms": fingerprint(terms)}
         target = self.workspace.reports / "fertility.json"
 
         def work() -> fertility.FertilityReport:
-            terms = _terms_file(path).read_text(encoding="utf-8").splitlines() if path else []
             tokenizers = {
                 "base": self._tokenizer(self.base().folder).backend_tokenizer,
                 "adapted": self._tokenizer(vocabulary.folder).backend_tokenizer,
@@ -371,7 +372,7 @@ class Pipeline:
             self.seconds[name] = record["seconds"]
             return from_json(record["result"])
         logger.info("%s: started", name)
-        main = _is_main()
+        main = is_main()
         if main:
             self.workspace.start(name)
         started = time.perf_counter()
@@ -381,63 +382,6 @@ class Pipeline:
             self.workspace.finish(name, mark, inputs, to_json(result), self.seconds[name])
         logger.info("%s: done in %.1f s", name, self.seconds[name])
         return result
-
-
-def _is_main() -> bool:
-    """Whether this process writes; read from the launcher, before anything is set up."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-class _Processes:
-    """The processes that a launcher started; one when there is none."""
-
-    def __init__(self) -> None:
-        self.many = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        if self.many:
-            from accelerate import PartialState
-
-            # Others wait while the main process prepares, which may take hours.
-            PartialState(timeout=timedelta(days=1))
-
-    def main_first(self, work: Callable[[], None]) -> None:
-        """Runs `work` in the main process, then in the others, where all of it is done already.
-
-        A failure of the main process ends all of them with its error.
-        """
-        if not self.many:
-            work()
-            return
-        from accelerate.utils import broadcast_object_list
-
-        failure: list[bool] = [False]
-        if _is_main():
-            try:
-                work()
-            except BaseException:
-                broadcast_object_list([True])
-                raise
-        else:
-            logger.info("waiting for the main process to prepare data, vocabulary and rows")
-        broadcast_object_list(failure)
-        if failure[0]:
-            raise SystemExit(AdaptError.exit_code)  # the main process says why
-        if not _is_main():
-            work()
-
-    def leave(self) -> bool:
-        """Ends the process group; True in the process that goes on alone."""
-        if self.many:
-            from accelerate import PartialState
-
-            PartialState().wait_for_everyone()
-            PartialState().destroy_process_group()
-        return _is_main()
-
-
-def _terms_file(path: str) -> Path:
-    if not Path(path).is_file():
-        raise DataError("no such file", where="evaluation.terms", got=path)
-    return Path(path)
 
 
 def _identity(base: bases.Base) -> list[object]:

@@ -6,7 +6,8 @@ from collections import namedtuple
 
 import pytest
 
-from adapt.check import check, read_terms
+from adapt.check import check
+from adapt.corpus.read import read_terms
 from adapt.errors import AdaptError, DataError, ModelError, RecipeErrors, WorkspaceError
 from adapt.recipe import load_recipe
 

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "adapt"
 ROWS = [
     ["errors"],
     ["workspace", "recipe"],
-    ["bases", "progress"],
+    ["bases", "processes", "progress"],
     ["corpus"],
     ["vocab"],
     ["fertility"],

@@ -309,3 +309,23 @@ READERS: dict[str, Callable[[Path], Iterator[NumberedRow]]] = {
 }
 
 OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {".gz": _open_gz, ".zst": _open_zst}
+
+
+def read_terms(path: Path, where: str) -> list[str]:
+    """The terms of a file, one a line.
+
+    Args:
+        path: A text file of any name.
+        where: The setting that named it.
+
+    Raises:
+        DataError: It cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError("no such file", where=where, got=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not UTF-8 at byte {error.start}", where=where, got=str(path)) from None
+    except OSError as error:
+        raise DataError(f"cannot be read, {error.strerror}", where=where, got=str(path)) from None

@@ -142,9 +142,9 @@ def test_save_load_save_is_stable(base, tmp_path):
     vocabulary = extend(base, tmp_path / "new")
     again = tmp_path / "again"
     load_tokenizer(vocabulary.folder).save_pretrained(str(again))
+    first, second = load_tokenizer(vocabulary.folder), load_tokenizer(again)
     for text in [*PROSE, *NASTY]:
-        ids = [load_tokenizer(f)(text)["input_ids"] for f in (vocabulary.folder, again)]
-        assert ids[0] == ids[1]
+        assert first(text)["input_ids"] == second(text)["input_ids"]
 
 
 def test_learning_is_deterministic(base, tmp_path):

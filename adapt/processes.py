@@ -1,0 +1,79 @@
+"""Several processes: who prepares, who waits, who goes on alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from datetime import timedelta
+
+from adapt.errors import AdaptError
+
+logger = logging.getLogger("adapt")
+
+
+def is_main() -> bool:
+    """Whether this process writes; read from the launcher, before anything is set up."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def use_all_cores() -> None:
+    """Gives a process on CPU its share of the cores.
+
+    `accelerate launch` and `torchrun` set OMP_NUM_THREADS=1 where the user did not, which leaves
+    all cores but one idle; the cores that a process may use (taskset, cgroups) are kept to.
+    """
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        return
+    import torch
+
+    if not torch.accelerator.is_available():
+        affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+class Processes:
+    """The processes that a launcher started; one when there is none."""
+
+    def __init__(self) -> None:
+        self.many = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if self.many:
+            from accelerate import PartialState
+
+            # Others wait while the main process prepares, which may take hours.
+            PartialState(timeout=timedelta(days=1))
+
+    def main_first(self, work: Callable[[], None]) -> None:
+        """Runs `work` in the main process, then in the others, where all of it is done already.
+
+        A failure of the main process ends all of them with its error.
+        """
+        if not self.many:
+            work()
+            return
+        from accelerate.utils import broadcast_object_list
+
+        failure: list[bool] = [False]
+        if is_main():
+            try:
+                work()
+            except BaseException:
+                broadcast_object_list([True])
+                raise
+        else:
+            logger.info("waiting for the main process to prepare data, vocabulary and rows")
+        broadcast_object_list(failure)
+        if failure[0]:
+            raise SystemExit(AdaptError.exit_code)  # the main process says why
+        if not is_main():
+            work()
+
+    def leave(self) -> bool:
+        """Ends the process group; True in the process that goes on alone."""
+        if self.many:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
+            PartialState().destroy_process_group()
+        return is_main()
