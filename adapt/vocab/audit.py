@@ -10,6 +10,7 @@ from itertools import accumulate
 from tokenizers import Tokenizer
 
 from adapt.errors import VocabularyError
+from adapt.vocab.bpe import batches
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def boundaries(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def segments_alike(a: Tokenizer, b: Tokenizer, texts: Iterable[str]) -> Iterator[bool]:
     """For each text, whether both tokenizers give the same ids."""
-    for batch in _batched(texts):
+    for batch in batches(texts):
         pairs = zip(
             a.encode_batch_fast(batch, add_special_tokens=False),
             b.encode_batch_fast(batch, add_special_tokens=False),
@@ -68,7 +69,7 @@ def audit(base: Tokenizer, new: Tokenizer, texts: Iterable[str], widening_change
         widening_changed: What the check of the pre-tokenizer found, to be carried along.
     """
     checked = added = longer = otherwise = 0
-    for batch in _batched(texts):
+    for batch in batches(texts):
         olds = base.encode_batch(batch, add_special_tokens=False)
         news = new.encode_batch(batch, add_special_tokens=False)
         for old, fresh in zip(olds, news, strict=True):
@@ -156,14 +157,3 @@ def generated_texts(count: int, seed: int) -> Iterator[str]:
             else:
                 parts.append(rng.choice(rng.choices(kinds, weights=(5, 4, 2))[0]))
         yield "".join(parts)
-
-
-def _batched(texts: Iterable[str], size: int = 1000) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

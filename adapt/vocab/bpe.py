@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, trainers
@@ -115,7 +115,7 @@ def count_segments(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[Segmen
     """
     counts: Counter[Segment] = Counter()
     forbidden, cut_before = _limits(tokenizer)
-    for batch in _batches(texts):
+    for batch in batches(texts):
         for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
             for ids in pieces(encoding.ids, encoding.word_ids):
                 for segment in _cut(ids, cut_before):
@@ -199,12 +199,8 @@ def _cut(ids: list[int], cut_before: frozenset[int]) -> Iterator[Segment]:
     yield tuple(ids[start:])
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
+def batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in lists that the Rust tokenizers encode in parallel."""
+    stream = iter(texts)
+    while batch := list(islice(stream, _BATCH)):
         yield batch
