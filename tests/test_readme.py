@@ -14,7 +14,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)
+    """The fenced blocks of a language; they open and close in turn."""
+    parts = re.split(r"^```(.*)$", README, flags=re.MULTILINE)
+    fences, texts = parts[1::2], parts[2::2]
+    pairs = zip(fences[::2], texts[::2], strict=False)
+    return [text.strip("\n") for fence, text in pairs if fence == kind]
 
 
 def tree() -> list[str]:

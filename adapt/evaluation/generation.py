@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,24 +10,6 @@ from transformers import GenerationConfig
 
 from adapt.progress import watched
 from adapt.training.batches import prompt_ids
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Answers and what they took.
-
-    Attributes:
-        texts: One a prompt.
-        seconds: Time in `generate`, prompts included.
-    """
-
-    texts: tuple[str, ...]
-    seconds: float
-
-    @property
-    def characters_per_second(self) -> float:
-        """Characters of answers a second; 0 when nothing was generated."""
-        return sum(map(len, self.texts)) / self.seconds if self.seconds else 0.0
 
 
 @torch.inference_mode()
@@ -42,7 +22,7 @@ def generate(
     max_length: int,
     batch_size: int,
     label: str,
-) -> Generated:
+) -> list[str]:
     """Answers each prompt greedily.
 
     Args:
@@ -65,7 +45,6 @@ def generate(
         eos_token_id=tokenizer.eos_token_id,
     )
     texts = [""] * len(prompts)
-    seconds = 0.0
     for batch in watched(
         [order[i : i + batch_size] for i in range(0, len(order), batch_size)], label
     ):
@@ -73,13 +52,11 @@ def generate(
         fill = [longest - len(encoded[i]) for i in batch]
         ids = torch.tensor([[pad] * n + encoded[i] for i, n in zip(batch, fill, strict=True)])
         mask = torch.tensor([[0] * n + [1] * (longest - n) for n in fill])
-        start = time.perf_counter()
         output = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             generation_config=config,
         )
-        seconds += time.perf_counter() - start
         for i, row in zip(batch, output[:, longest:].tolist(), strict=True):
             texts[i] = tokenizer.decode(row, skip_special_tokens=True).strip()
-    return Generated(tuple(texts), seconds)
+    return texts

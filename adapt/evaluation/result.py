@@ -32,7 +32,6 @@ class TaskScores:
         rows: Rows scored.
         metrics: By the names of `adapt.evaluation.metrics`.
         main: The first metric with its interval: accuracy, or ROUGE-L.
-        characters_per_second: Of generated text; None for classification.
         examples: (prompt, reference, answer) of the first rows.
     """
 
@@ -40,7 +39,6 @@ class TaskScores:
     rows: int
     metrics: dict[str, float]
     main: Interval
-    characters_per_second: float | None
     examples: tuple[tuple[str, str, str], ...]
 
 
@@ -52,11 +50,14 @@ class ModelScores:
         domain: On held-out domain text.
         general: On general text; None where the recipe names none.
         tasks: By name.
+        characters_per_second: Of decoding, at a fixed number of tokens; None where no held-out
+            document is long enough to be continued.
     """
 
     domain: Likelihood
     general: Likelihood | None
     tasks: dict[str, TaskScores]
+    characters_per_second: float | None
 
     def to_json(self) -> dict[str, Any]:
         """For the stage's manifest."""
@@ -76,7 +77,12 @@ class ModelScores:
             for name, task in record["tasks"].items()
         }
         general = record["general"]
-        return cls(_likelihood(record["domain"]), general and _likelihood(general), tasks)
+        return cls(
+            _likelihood(record["domain"]),
+            general and _likelihood(general),
+            tasks,
+            record["characters_per_second"],
+        )
 
 
 def _likelihood(record: dict[str, Any]) -> Likelihood:

@@ -12,6 +12,7 @@ from adapt.corpus import Corpus
 from adapt.evaluation.bootstrap import mean_interval, ratio_interval
 from adapt.evaluation.likelihood import document_bits
 from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
+from adapt.evaluation.speed import decoding_speed
 from adapt.recipe.schema import AnyTask, ClassificationTask, EvaluationSection, GenerationTask
 from adapt.training.phases import prompts
 from adapt.workspace import write_text
@@ -58,7 +59,17 @@ def score_model(
         task.name: _score_task(section, task, corpus, model, tokenizer, name, seed, predictions)
         for task in section.tasks
     }
-    return ModelScores(domain, general, tasks)
+    texts = sample(corpus.documents("test"), section.max_documents, section.max_bytes, seed)
+    speed = decoding_speed(
+        model,
+        tokenizer,
+        texts,
+        new_tokens=32,
+        batch_size=section.per_device_eval_batch_size,
+        rounds=3,
+        label=f"{name}: decoding",
+    )
+    return ModelScores(domain, general, tasks, speed)
 
 
 def sample(texts: Iterable[str], documents: int, max_bytes: int, seed: int) -> list[str]:
@@ -101,7 +112,6 @@ def _score_task(
     held_out = _shuffled(corpus.rows(task.name, "test"), seed)
     rows = held_out[: task.max_documents or section.max_documents]
     asked, references = (list(column) for column in zip(*prompts(task, iter(rows)), strict=True))
-    speed: float | None = None
     bar = f"{name}: {task.name}"
     if isinstance(task, ClassificationTask):
         from adapt.evaluation.classification import classify
@@ -111,9 +121,9 @@ def _score_task(
             model, tokenizer, asked, labels, max_length=section.max_length, label=bar
         )
     else:
-        answers, speed = _generate(section, task, asked, model, tokenizer, bar)
+        answers = _generate(section, task, asked, model, tokenizer, bar)
     _write_predictions(predictions / f"{task.name}.{name}.jsonl", asked, references, answers)
-    return _task_scores(task.kind, asked, references, answers, speed, seed)
+    return _task_scores(task.kind, asked, references, answers, seed)
 
 
 def _generate(
@@ -123,10 +133,10 @@ def _generate(
     model: Any,  # noqa: ANN401
     tokenizer: Any,  # noqa: ANN401
     bar: str,
-) -> tuple[list[str], float]:
+) -> list[str]:
     from adapt.evaluation.generation import generate
 
-    generated = generate(
+    return generate(
         model,
         tokenizer,
         asked,
@@ -135,7 +145,6 @@ def _generate(
         batch_size=section.per_device_eval_batch_size,
         label=bar,
     )
-    return list(generated.texts), generated.characters_per_second
 
 
 def _task_scores(
@@ -143,7 +152,6 @@ def _task_scores(
     asked: Sequence[str],
     references: Sequence[str],
     answers: Sequence[str],
-    speed: float | None,
     seed: int,
 ) -> TaskScores:
     # evaluate takes seconds to import, and only a stage that scores tasks should wait for it
@@ -152,7 +160,7 @@ def _task_scores(
     metrics = combined(kind).compute(predictions=list(answers), references=list(references))
     each = (accuracy_each if kind == "classification" else rouge_l_each)(answers, references)
     examples = tuple(zip(asked, references, answers, strict=True))[:_SHOWN]
-    return TaskScores(kind, len(asked), metrics, mean_interval(each, seed), speed, examples)
+    return TaskScores(kind, len(asked), metrics, mean_interval(each, seed), examples)
 
 
 def _write_predictions(

@@ -94,6 +94,8 @@ def table(summary: Summary) -> list[Row]:
         m: summary.trained[m].bytes_per_second if m in summary.trained else None for m in models
     }
     rows.append(Row("training, bytes/s", "higher", trained, 0, {}))
+    speeds = {m: summary.scores[m].characters_per_second for m in models}
+    rows.append(Row("generated characters/s", "higher", speeds, 0, {}))
     return rows
 
 
@@ -149,7 +151,4 @@ def _task_rows(summary: Summary, models: list[str], task: str) -> list[Row]:
         values: dict[str, float | None] = {m: s.metrics[metric] for m, s in scores.items()}
         intervals = {m: (s.main.low, s.main.high) for m, s in scores.items()} if main else {}
         rows.append(Row(f"{task}: {name}", "higher", values, digits, intervals))
-    if scores["adapted"].kind == "generation":
-        speeds = {m: s.characters_per_second for m, s in scores.items()}
-        rows.append(Row(f"{task}: generated characters/s", "higher", speeds, 1, {}))
     return rows

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adapt.bases import Base
@@ -17,6 +18,9 @@ from adapt.errors import ModelError
 from adapt.recipe.schema import LoraSection
 from adapt.vocab import TOKENIZER_FILES
 from adapt.workspace import write_json
+
+# Part of the name that PEFT gives the trainable rows of an embedding.
+ROWS = "trainable_tokens_delta"
 
 
 def best_dtype(asked: str) -> torch.dtype:
@@ -101,7 +105,7 @@ def _rows_to_train(model: Any, new_ids: list[int]) -> dict[str, list[int]]:  # n
 
 def new_row_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The trainable rows of new tokens."""
-    return [p for n, p in model.named_parameters() if "trainable_tokens_delta" in n]
+    return [p for n, p in model.named_parameters() if ROWS in n]
 
 
 def save_adapter(model: PeftModel, tokenizer: Path, base: Base, folder: Path) -> None:
@@ -118,6 +122,7 @@ def save_adapter(model: PeftModel, tokenizer: Path, base: Base, folder: Path) ->
         folder: Written into.
     """
     model.save_pretrained(str(folder), save_embedding_layers=False)
+    _narrow_rows(folder / "adapter_model.safetensors", model.get_input_embeddings().weight.dtype)
     config_path = folder / "adapter_config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"], config["revision"] = base.reference, base.revision
@@ -126,6 +131,20 @@ def save_adapter(model: PeftModel, tokenizer: Path, base: Base, folder: Path) ->
     for name in TOKENIZER_FILES:
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, folder / name)
+
+
+def _narrow_rows(weights: Path, dtype: torch.dtype) -> None:
+    """Stores new rows in the type of the matrix that they go into.
+
+    They train in float32, and every forward pass rounds them to the matrix: to store more would
+    make the adapter larger and no logit different.
+    """
+    tensors = load_file(str(weights))
+    for name, tensor in tensors.items():
+        if ROWS in name:
+            tensors[name] = tensor.to(dtype)
+    save_file(tensors, str(weights), metadata={"format": "pt"})
+    weights.chmod(0o644)
 
 
 def load_merged(

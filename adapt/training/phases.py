@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, tee
 from typing import Any, TypeVar
 
 from adapt.corpus import Corpus
@@ -64,9 +65,8 @@ def _clm(
     room = sequences * phase.max_length
     texts = list(corpus.documents("train"))
     taken: list[tuple[str, list[int]]] = []
-    stream = _endless(texts, seed)
-    for text in stream if documents is None else (next(stream) for _ in range(documents)):
-        ids = next(encode_documents(tokenizer, [text]))
+    stream, encoded = tee(islice(_endless(texts, seed), documents))
+    for text, ids in zip(stream, encode_documents(tokenizer, encoded), strict=False):
         room -= len(ids)
         if documents is None and room < 0 and taken:
             break

@@ -13,7 +13,7 @@ BYTES = tuple(100 + 7 * i for i in range(60))
 def scores(bits_per_byte, spread=0.0):
     bits = tuple(n * (bits_per_byte + spread * (1 if i % 2 else -1)) for i, n in enumerate(BYTES))
     likelihood = Likelihood(bits, BYTES, ratio_interval(bits, BYTES, 0))
-    return ModelScores(likelihood, None, {})
+    return ModelScores(likelihood, None, {}, None)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_without_a_control_the_base_is_compared_with():
 
 
 def test_different_documents_are_not_compared():
-    other = ModelScores(Likelihood((1.0, 2.0), (1, 2), ratio_interval([1], [1], 0)), None, {})
+    other = ModelScores(Likelihood((1.0, 2.0), (1, 2), ratio_interval([1], [1], 0)), None, {}, None)
     with pytest.raises(ValueError, match="same documents"):
         compare(scores(1.0), other, "base", 0)
 

@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from adapt.evaluation.classification import answer_log_probabilities, classify
 from adapt.evaluation.generation import generate
+from adapt.evaluation.speed import decoding_speed
 from adapt.training.batches import completion_ids, prompt_ids
 from adapt.vocab import load_tokenizer
 
@@ -48,6 +49,13 @@ def test_batches_of_padded_prompts_give_what_each_prompt_gives_alone(pair):
     model, tokenizer = pair
     settings = {"max_new_tokens": 12, "max_length": 256, "label": ""}
     together = generate(model, tokenizer, PROMPTS, batch_size=3, **settings)
-    alone = [generate(model, tokenizer, [p], batch_size=1, **settings).texts[0] for p in PROMPTS]
-    assert list(together.texts) == alone
-    assert together.seconds > 0
+    alone = [generate(model, tokenizer, [p], batch_size=1, **settings)[0] for p in PROMPTS]
+    assert together == alone
+
+
+def test_decoding_speed_counts_characters_of_answers_of_a_fixed_length(pair):
+    model, tokenizer = pair
+    options = {"new_tokens": 8, "batch_size": 2, "rounds": 2, "label": ""}
+    texts = ["The old captain described two bicycles last winter. " * 3] * 3
+    assert decoding_speed(model, tokenizer, texts, **options) >= 0
+    assert decoding_speed(model, tokenizer, ["short"], **options) is None

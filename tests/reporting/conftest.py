@@ -50,7 +50,6 @@ def scores(domain: float, general: float, accuracy: float, answer: str) -> Model
         rows=50,
         metrics={"accuracy": accuracy, "macro_f1": accuracy - 0.1},
         main=Interval(accuracy, accuracy - 0.1, accuracy + 0.1),
-        characters_per_second=None,
         examples=(("Which system? A murmur", "heart", answer),) * 12,
     )
     generation = TaskScores(
@@ -58,11 +57,10 @@ def scores(domain: float, general: float, accuracy: float, answer: str) -> Model
         rows=1500,
         metrics={"rouge_l": accuracy / 2, "chrf": accuracy * 50},
         main=Interval(accuracy / 2, accuracy / 2 - 0.01, accuracy / 2 + 0.01),
-        characters_per_second=accuracy * 100,
         examples=(("Define: seizure", "A sudden event", f"{answer} event"),),
     )
     tasks = {"organ": classification, "define": generation}
-    return ModelScores(likelihood(domain), likelihood(general), tasks)
+    return ModelScores(likelihood(domain), likelihood(general), tasks, accuracy * 100)
 
 
 def trained(name: str, tokens: int, losses: tuple[tuple[int, float], ...]) -> Trained:
