@@ -305,7 +305,7 @@ def test_batches_and_progress_do_not_change_the_result(monkeypatch, capsys):
     assert measure(tokenizer, CORPUS, name="x", progress=True) == whole
     streams = capsys.readouterr()
     assert streams.out == ""
-    assert "fertility of x" in streams.err
+    assert "Measuring x" in streams.err
 
 
 def test_saved_is_the_share_of_tokens():
