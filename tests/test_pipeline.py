@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from adapt.check import check
 from adapt.errors import AdaptError
 from adapt.pipeline import Pipeline
 from adapt.recipe import load_recipe
@@ -212,16 +213,17 @@ def test_a_failure_of_the_main_process_ends_all(tiny_recipe, tmp_path):
 
 
 def test_a_step_that_processes_cannot_share_is_refused(tiny_recipe, monkeypatch):
-    from adapt.training.run import _shared_out
+    from adapt.training.phases import shared_out
 
     phase = load_recipe(tiny_recipe()).training.phases[0]
-    assert _shared_out(phase, 1) == (2, 1)
-    assert _shared_out(phase, 2) == (1, 1)
+    assert shared_out(phase, 1) == (2, 1)
+    assert shared_out(phase, 2) == (1, 1)
     bigger = phase.model_copy(update={"gradient_accumulation_steps": 4})
-    assert _shared_out(bigger, 2) == (2, 2)
-    assert _shared_out(bigger, 8) == (1, 1)
+    assert shared_out(bigger, 2) == (2, 2)
+    assert shared_out(bigger, 8) == (1, 1)
+    monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(AdaptError, match="3 processes"):
-        _shared_out(phase, 3)
+        check(load_recipe(tiny_recipe()))
 
 
 def test_keep_mode_and_no_control(tiny_recipe):

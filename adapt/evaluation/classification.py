@@ -59,7 +59,8 @@ def answer_log_probabilities(
     Returns:
         (answers,) float32, nats.
     """
-    first = model(input_ids=torch.tensor([prompt], device=model.device), use_cache=True)
+    ids = torch.tensor([prompt], device=model.device)
+    first = model(input_ids=ids, use_cache=True, logits_to_keep=1)
     cache = first.past_key_values
     cache.batch_repeat_interleave(len(answers))
     longest = max(map(len, answers))

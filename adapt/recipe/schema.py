@@ -58,7 +58,9 @@ class CorpusSection(Section):
     )
     test_fraction: Fraction = Field(0.1, gt=0.0, description="Share of clusters held out.")
     validation_fraction: Fraction = Field(
-        0.02, description="Share of clusters for the loss that is watched during training."
+        0.02,
+        description="Share of clusters kept apart for choosing settings by; neither trained on "
+        "nor in any reported figure.",
     )
     normalize: Literal["none", "nfc", "nfkc"] = Field(
         "none", description="Unicode normalisation of documents."

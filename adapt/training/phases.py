@@ -9,6 +9,7 @@ from itertools import islice, tee
 from typing import Any, TypeVar
 
 from adapt.corpus import Corpus
+from adapt.errors import TrainingError
 from adapt.recipe.schema import AnyTask, ClassificationTask, Phase
 from adapt.training.batches import Example, encode_completion, encode_documents, pack
 
@@ -100,6 +101,26 @@ _OBJECTIVES: dict[str, Callable[..., PhaseData]] = {"clm": _clm, "sft": _sft}
 def sequences_a_step(phase: Phase) -> int:
     """Sequences that one optimizer step sees, whatever the number of processes."""
     return phase.per_device_train_batch_size * phase.gradient_accumulation_steps
+
+
+def shared_out(phase: Phase, processes: int) -> tuple[int, int]:
+    """Batch size and accumulation of each process, so that a step sees the recipe's sequences.
+
+    Raises:
+        TrainingError: The sequences cannot be shared out evenly.
+    """
+    sequences = sequences_a_step(phase)
+    if sequences % processes:
+        raise TrainingError(
+            f"a step of {sequences} sequences cannot be shared out among {processes} processes",
+            where=f"training.phases: {phase.name}",
+            fix="make per_device_train_batch_size x gradient_accumulation_steps a multiple of it",
+        )
+    each = sequences // processes
+    batch = min(phase.per_device_train_batch_size, each)
+    while each % batch:
+        batch -= 1
+    return batch, each // batch
 
 
 def prompts(task: AnyTask, rows: Iterator[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -30,7 +30,7 @@ from adapt.training.model import (
     save_adapter,
     with_lora,
 )
-from adapt.training.phases import PhaseData, phase_data, sequences_a_step
+from adapt.training.phases import PhaseData, phase_data, sequences_a_step, shared_out
 from adapt.training.result import PhaseResult, Trained
 from adapt.workspace import new_folder, write_json
 
@@ -145,7 +145,7 @@ def _arguments(phase: Phase, data: PhaseData, seed: int, folder: Path) -> Traini
     Autocast (`bf16=True`) would cost more than half of a CPU's speed: the frozen weights are in
     bfloat16 already, and the adapters stay in float32 either way.
     """
-    per_device, accumulation = _shared_out(phase, PartialState().num_processes)
+    per_device, accumulation = shared_out(phase, PartialState().num_processes)
     steps = -(-len(data.examples) // sequences_a_step(phase))
     return TrainingArguments(
         output_dir=str(folder),
@@ -168,26 +168,6 @@ def _arguments(phase: Phase, data: PhaseData, seed: int, folder: Path) -> Traini
         seed=seed,
         ddp_find_unused_parameters=False,
     )
-
-
-def _shared_out(phase: Phase, processes: int) -> tuple[int, int]:
-    """Batch size and accumulation of each process, so that a step sees the recipe's sequences.
-
-    Raises:
-        TrainingError: The sequences cannot be shared out evenly.
-    """
-    sequences = sequences_a_step(phase)
-    if sequences % processes:
-        raise TrainingError(
-            f"a step of {sequences} sequences cannot be shared out among {processes} processes",
-            where=f"training.phases: {phase.name}",
-            fix="make per_device_train_batch_size x gradient_accumulation_steps a multiple of it",
-        )
-    each = sequences // processes
-    batch = min(phase.per_device_train_batch_size, each)
-    while each % batch:
-        batch -= 1
-    return batch, each // batch
 
 
 def _optimizer(model: PeftModel, phase: Phase) -> AdamW:

@@ -28,6 +28,7 @@ __all__ = [
     "Vocabulary",
     "adapt_vocabulary",
     "load_tokenizer",
+    "refuse_other_families",
 ]
 
 # What a tokenizer's folder may hold that belongs to the tokenizer.
@@ -133,7 +134,7 @@ def adapt_vocabulary(
     notes: list[str] = []
     changed = 0
     if section.mode == "extend":
-        _refuse_other_families(spec, base)
+        refuse_other_families(base)
         if section.multiword:
             spec, joints, reason, changed = _widen_where_proven(spec, plain, texts)
             notes += [f"units stay inside words where needed: {reason}"] if reason else []
@@ -171,8 +172,16 @@ def write_tokenizer(base: Any, backend: Tokenizer, folder: Path) -> None:  # noq
         (folder / legacy).unlink(missing_ok=True)
 
 
-def _refuse_other_families(spec: dict[str, Any], base: Any) -> None:  # noqa: ANN401
-    """Extending is proven for byte-level BPE; any other family is refused by name."""
+def refuse_other_families(base: Any) -> None:  # noqa: ANN401
+    """Refuses, by its name, a tokenizer that cannot be extended.
+
+    Args:
+        base: From `load_tokenizer`.
+
+    Raises:
+        VocabularyError: It is not byte-level BPE, for which alone the guarantee is proven.
+    """
+    spec = json.loads(base.backend_tokenizer.to_str())
     if not is_byte_level(spec):
         raise VocabularyError(
             f"{type(base).__name__} is {spec['model']['type']} without a byte-level step, which "
