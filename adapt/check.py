@@ -53,7 +53,6 @@ def check(recipe: Recipe) -> Estimate | None:
         lambda: bases.check(recipe.model.base, recipe.model.revision),
         lambda: Workspace(Path(recipe.output_dir)).claim(recipe.name, recipe.model.base),
         lambda: _check_terms(recipe.evaluation.terms),
-        lambda: _check_family(recipe),
         lambda: _check_processes(recipe),
     )
     for one in checks:
@@ -64,6 +63,7 @@ def check(recipe: Recipe) -> Estimate | None:
     if problems:
         raise RecipeErrors(problems)
     estimate = _estimate(recipe)
+    _check_family(recipe)
     if estimate:
         _check_disk(Path(recipe.output_dir), estimate.disk_bytes)
     return estimate
@@ -76,10 +76,7 @@ def _check_terms(path: str | None) -> None:
 
 def _check_family(recipe: Recipe) -> None:
     """A tokenizer that cannot be extended, where the base is on disk already."""
-    try:
-        folder = bases.on_disk(recipe.model.base)
-    except AdaptError:
-        return  # said already, of the base
+    folder = bases.on_disk(recipe.model.base)
     if folder and recipe.tokenizer.mode == "extend":
         trust = recipe.model.trust_remote_code
         refuse_other_families(load_tokenizer(folder, trust_remote_code=trust))
