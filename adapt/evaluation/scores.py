@@ -46,9 +46,11 @@ def score_model(
         predictions: Folder that gets a JSONL file a task, with prompts and answers.
     """
     read = {"max_length": section.max_length, "batch_size": section.per_device_eval_batch_size}
-    texts = sample(corpus.documents("test"), section.max_documents, section.max_bytes, seed)
+    held_out = sample(corpus.documents("test"), section.max_documents, section.max_bytes, seed)
     domain = _measure(
-        texts, seed, document_bits(model, tokenizer, texts, label=f"{name}: domain text", **read)
+        held_out,
+        seed,
+        document_bits(model, tokenizer, held_out, label=f"{name}: domain text", **read),
     )
     texts = sample(corpus.general(), section.max_documents, section.max_bytes, seed)
     general = None
@@ -59,11 +61,10 @@ def score_model(
         task.name: _score_task(section, task, corpus, model, tokenizer, name, seed, predictions)
         for task in section.tasks
     }
-    texts = sample(corpus.documents("test"), section.max_documents, section.max_bytes, seed)
     speed = decoding_speed(
         model,
         tokenizer,
-        texts,
+        held_out,
         new_tokens=32,
         batch_size=section.per_device_eval_batch_size,
         rounds=3,
