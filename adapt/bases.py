@@ -8,6 +8,7 @@ Hub. What a package ships as GGUF is written out once, as an ordinary checkpoint
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,20 @@ class Base:
     given: str
     revision: str | None = None
     licence: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a token costs a model.
+
+    Attributes:
+        parameters: Of the whole model.
+        row: Parameters that one more token adds: one embedding row, two where the output has its
+            own.
+    """
+
+    parameters: int
+    row: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,25 @@ def resolve(base: str, revision: str | None = None) -> Base:
         return Base(folder, str(folder.resolve()), base)
     _reach_hub(base, revision)
     return Base(_fetched(base, revision), base, base, revision)
+
+
+def size(folder: Path) -> ModelSize:
+    """Counts parameters by the headers of a checkpoint's safetensors; no weight is read.
+
+    Raises:
+        ModelError: There are none.
+    """
+    shapes: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        shapes |= {name: entry["shape"] for name, entry in header.items() if "shape" in entry}
+    if not shapes:
+        raise ModelError("holds no safetensors", where="model.base", got=str(folder))
+    # Embedding matrices are the ones with most rows; tied ones are stored once.
+    rows = max(shape[0] for shape in shapes.values() if len(shape) == 2)
+    row = sum(shape[1] for shape in shapes.values() if len(shape) == 2 and shape[0] == rows)
+    return ModelSize(sum(math.prod(shape) for shape in shapes.values()), row)
 
 
 def check(base: str, revision: str | None = None) -> None:

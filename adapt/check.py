@@ -12,14 +12,16 @@ from typing import Any
 
 from adapt import bases
 from adapt.corpus import check_corpus
-from adapt.corpus.read import read_terms
+from adapt.corpus.read import terms_of
 from adapt.errors import AdaptError, ModelError, RecipeErrors, WorkspaceError
 from adapt.recipe import Recipe
-from adapt.recipe.schema import ClassificationTask
+from adapt.recipe.schema import ClassificationTask, TokenizerSection
 from adapt.vocab import load_tokenizer, refuse_other_families
 from adapt.workspace import Workspace
 
 _GIB = 2**30
+_WRITERS = ("ForCausalLM", "LMHead", "ForConditionalGeneration")  # architectures with a head
+_AUTO = 2000  # units to reckon with where the run is to find the number
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def check(recipe: Recipe) -> Estimate | None:
     checks: tuple[Callable[[], None], ...] = (
         lambda: bases.check(recipe.model.base, recipe.model.revision),
         lambda: Workspace(Path(recipe.output_dir)).claim(recipe.name, recipe.model.base),
-        lambda: _check_terms(recipe.evaluation.terms),
+        lambda: _check_terms(recipe),
         lambda: _check_processes(recipe),
     )
     for one in checks:
@@ -69,15 +71,19 @@ def check(recipe: Recipe) -> Estimate | None:
     return estimate
 
 
-def _check_terms(path: str | None) -> None:
-    if path:
-        read_terms(Path(path), "evaluation.terms")
+def _check_terms(recipe: Recipe) -> None:
+    for name, given in (
+        ("evaluation.terms", recipe.evaluation.terms),
+        ("tokenizer.terms", recipe.tokenizer.terms),
+        ("tokenizer.score_terms", recipe.tokenizer.score_terms),
+    ):
+        terms_of(given or [], name)
 
 
 def _check_family(recipe: Recipe) -> None:
     """A tokenizer that cannot be extended, where the base is on disk already."""
     folder = bases.on_disk(recipe.model.base)
-    if folder and recipe.tokenizer.mode == "extend":
+    if folder and recipe.tokenizer.mode != "keep":
         trust = recipe.model.trust_remote_code
         refuse_other_families(load_tokenizer(folder, trust_remote_code=trust))
 
@@ -118,10 +124,11 @@ def _estimate(recipe: Recipe) -> Estimate | None:
     parameters = sum(p.numel() for p in model.parameters())
     layers = sum(p.numel() for n, p in model.named_parameters() if p.ndim > 1 and "embed" not in n)
     dtype = best_dtype(recipe.model.dtype)
-    hidden, vocabulary = text.hidden_size, text.vocab_size + recipe.tokenizer.new_tokens
+    new_tokens = _new_tokens(recipe.tokenizer)
+    hidden, vocabulary = text.hidden_size, text.vocab_size + new_tokens
     lora = recipe.training.lora.r * 2 * layers // hidden
     row = max(p.per_device_train_batch_size * p.max_length for p in recipe.training.phases)
-    trained = lora + recipe.tokenizer.new_tokens * hidden
+    trained = lora + new_tokens * hidden
     memory = (
         parameters * dtype.itemsize
         + trained * 16  # float32 weight, gradient and two moments of AdamW
@@ -137,6 +144,15 @@ def _estimate(recipe: Recipe) -> Estimate | None:
     seconds = (_training_tokens(recipe) * 4 + _evaluation_tokens(recipe) * 2) * parameters / rate
     disk = 2 * parameters * dtype.itemsize + 4 * trained * 12
     return Estimate(parameters, memory, seconds, disk)
+
+
+def _new_tokens(section: TokenizerSection) -> int:
+    """Rows that training adds or makes anew, as far as the recipe says."""
+    if section.mode in ("keep", "prune"):
+        return 0
+    if section.vocab_size:
+        return section.vocab_size
+    return _AUTO if section.new_tokens == "auto" else section.new_tokens
 
 
 def _outline(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: ANN401
@@ -162,6 +178,14 @@ def _outline(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: ANN401
             ) from None
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"not a language model, {reason}", where=str(folder)) from None
+    known = getattr(config, "architectures", None) or ["ForCausalLM"]
+    if not any(kind in name for name in known for kind in _WRITERS):
+        raise ModelError(
+            f"is {known[0]}, which writes no text",
+            where="model.base",
+            got=str(folder),
+            fix="take a causal language model",
+        )
     model.tie_weights()
     return model
 

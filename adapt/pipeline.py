@@ -8,20 +8,20 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from adapt import bases, fertility
 from adapt.corpus import Corpus, build_corpus, open_corpus
-from adapt.corpus.read import read_terms
+from adapt.corpus.read import read_terms, terms_of
 from adapt.embeddings.result import AdaptedBase
 from adapt.evaluation.result import ModelScores
 from adapt.processes import Processes, is_main, use_all_cores
 from adapt.recipe import Recipe, dump_recipe
 from adapt.training.result import Trained
-from adapt.vocab import Vocabulary, adapt_vocabulary, load_tokenizer
+from adapt.vocab import Material, Vocabulary, adapt_vocabulary, load_tokenizer
 from adapt.workspace import Workspace, digest, fingerprint, versions, write_json, write_text
 
 if TYPE_CHECKING:
@@ -78,11 +78,19 @@ class Pipeline:
 
     def _prepare(self) -> None:
         """What one process does for all: everything before training."""
+        self._open_run_folder()
+        self.fertility()
+        self.adapted_base()
+
+    def _open_run_folder(self) -> None:
         self.workspace.claim(self.recipe.name, self.recipe.model.base)
         self.workspace.root.mkdir(parents=True, exist_ok=True)
         write_text(self.workspace.recipe, dump_recipe(self.recipe))
-        self.fertility()
-        self.adapted_base()
+
+    def build_tokenizer(self) -> fertility.FertilityReport:
+        """The corpus and vocabulary stages alone, and what they save."""
+        self._open_run_folder()
+        return self.fertility()
 
     # -- stages ---------------------------------------------------------------------------
 
@@ -117,19 +125,23 @@ class Pipeline:
         """The adapted tokenizer."""
         base, corpus, section = self.base(), self.corpus(), self.recipe.tokenizer
         folder = self.workspace.tokenizer
+        material = Material(
+            texts=lambda: corpus.documents("train"),
+            general=corpus.general_sample,
+            validation=lambda: corpus.documents("validation"),
+            terms=terms_of(section.terms, "tokenizer.terms"),
+            score_terms=terms_of(section.score_terms or [], "tokenizer.score_terms"),
+            model=bases.size(base.folder) if section.new_tokens == "auto" else None,
+        )
         return self._stage(
             "vocab",
             {
                 "section": section.model_dump(),
                 "corpus": self._marks["corpus"],
                 "base": _identity(base),
+                "terms": fingerprint([material.terms, material.score_terms]),
             },
-            lambda: adapt_vocabulary(
-                section,
-                self._tokenizer(base.folder),
-                lambda: corpus.documents("train"),
-                folder,
-            ),
+            lambda: adapt_vocabulary(section, self._tokenizer(base.folder), material, folder),
             Vocabulary.to_json,
             lambda record: Vocabulary.from_json(folder, record),
         )
@@ -175,12 +187,12 @@ class Pipeline:
 
         base, vocabulary, section = self.base(), self.vocabulary(), self.recipe.embeddings
         folder = self.workspace.adapted_base
-        trust = self.recipe.model.trust_remote_code
+        trust, seed = self.recipe.model.trust_remote_code, self.recipe.seed
         return self._stage(
             "embeddings",
-            {"section": section.model_dump(), "vocab": self._marks["vocab"]},
+            {"section": section.model_dump(), "vocab": self._marks["vocab"], "seed": seed},
             lambda: make_adapted_base(
-                section, base.folder, vocabulary, folder, trust_remote_code=trust
+                section, base.folder, vocabulary, folder, seed=seed, trust_remote_code=trust
             ),
             AdaptedBase.to_json,
             lambda record: AdaptedBase.from_json(folder, record),
@@ -191,8 +203,11 @@ class Pipeline:
         """The adapted base, fine-tuned."""
         adapted, vocabulary = self.adapted_base(), self.vocabulary()
         ids = vocabulary.delta.added_ids
+        base = self.base()
+        if vocabulary.delta.moves_ids:  # the original base has other tokens under these ids
+            base = replace(base, folder=adapted.folder, reference=str(adapted.folder.resolve()))
         return self._train(
-            "training", adapted.folder, vocabulary.folder, ids, self.workspace.adapter, None
+            "training", adapted.folder, vocabulary.folder, ids, self.workspace.adapter, None, base
         )
 
     @_once
@@ -200,7 +215,7 @@ class Pipeline:
         """The base with its own tokenizer, fine-tuned on the documents that the adapter saw."""
         seen = self.adapter().documents
         folder = self.base().folder
-        return self._train("control", folder, folder, [], self.workspace.control, seen)
+        return self._train("control", folder, folder, [], self.workspace.control, seen, self.base())
 
     def _train(
         self,
@@ -210,6 +225,7 @@ class Pipeline:
         new_ids: list[int],
         folder: Path,
         documents: list[int] | None,
+        base: bases.Base,
     ) -> Trained:
         recipe, corpus = self.recipe, self.corpus()
         inputs = {
@@ -239,7 +255,7 @@ class Pipeline:
                 tokenizer=self._tokenizer(tokenizer_folder),
                 tokenizer_folder=tokenizer_folder,
                 new_ids=new_ids,
-                base=self.base(),
+                base=base,
                 dtype=recipe.model.dtype,
                 trust_remote_code=recipe.model.trust_remote_code,
                 seed=recipe.seed,

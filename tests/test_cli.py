@@ -1,5 +1,6 @@
 """The command line: examples in the help, one line and exit code 2 for wrong input."""
 
+import csv
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tokenizers import Tokenizer
 
 from adapt import cli
 from adapt.errors import RecipeErrors
@@ -15,6 +17,9 @@ from adapt.recipe import json_schema, load_recipe
 
 ROOT = Path(__file__).parents[1]
 VERBS = sorted(command.callback.__name__ for command in cli.app.registered_commands)
+TOKENIZER_VERBS = [
+    f"tokenizer {command.callback.__name__}" for command in cli.tokenizer_app.registered_commands
+]
 
 
 @pytest.fixture
@@ -67,11 +72,12 @@ def finished(run):
 
 def test_verbs():
     assert {"run", "check", "report", "data", "schema"} <= set(VERBS)
+    assert sorted(TOKENIZER_VERBS) == ["tokenizer build", "tokenizer diff"]
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", VERBS + TOKENIZER_VERBS)
 def test_help_shows_an_example(adapt, verb):
-    code, out, _ = adapt(verb, "--help")
+    code, out, _ = adapt(*verb.split(), "--help")
     assert code == 0
     assert re.search(rf"Examples?:\s+adapt {verb}\b", out)
 
@@ -89,7 +95,7 @@ def test_python_m_adapt():
 # -- wrong input -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", ["run", "check"])
+@pytest.mark.parametrize("verb", ["run", "check", "tokenizer build"])
 class TestRefusedBeforeWork:
     @pytest.fixture(autouse=True)
     def _no_trace(self, tmp_path):
@@ -127,41 +133,46 @@ class TestRefusedBeforeWork:
         ],
     )
     def test_override(self, refused, tiny_recipe, verb, override, line):
-        assert line in refused(verb, tiny_recipe(), override)
+        assert line in refused(*verb.split(), tiny_recipe(), override)
 
     def test_unknown_key_in_the_file_is_named_with_its_line(self, refused, tiny_recipe, verb):
         path = tiny_recipe(tokenizer={"new_tokns": 5})
         number = path.read_text().splitlines().index("  new_tokns: 5") + 1
-        assert refused(verb, path) == (
+        assert refused(*verb.split(), path) == (
             f"{path}:{number}: tokenizer.new_tokns: unknown key; did you mean new_tokens?"
         )
 
     def test_no_recipe(self, refused, tmp_path, verb):
-        assert refused(verb, tmp_path / "none.yaml") == f"{tmp_path}/none.yaml: no such recipe"
+        assert (
+            refused(*verb.split(), tmp_path / "none.yaml")
+            == f"{tmp_path}/none.yaml: no such recipe"
+        )
 
     def test_empty_corpus(self, refused, tiny_recipe, tmp_path, verb):
         path = tiny_recipe()
         (tmp_path / "corpus.jsonl").write_text("")
-        assert "corpus.jsonl: holds no documents" in refused(verb, path)
+        assert "corpus.jsonl: holds no documents" in refused(*verb.split(), path)
 
     def test_not_utf_8_is_named_with_its_byte(self, refused, tiny_recipe, tmp_path, verb):
         path = tiny_recipe()
         (tmp_path / "corpus.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
-        assert "corpus.jsonl:1: is not UTF-8 at byte 13, got '0xe9'" in refused(verb, path)
+        assert "corpus.jsonl:1: is not UTF-8 at byte 13, got '0xe9'" in refused(*verb.split(), path)
 
     def test_folder_of_another_recipe(self, refused, tiny_recipe, tmp_path, verb):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "recipe.yaml").write_text("name: other\nmodel: {base: org/model}\n")
-        line = refused(verb, tiny_recipe())
+        line = refused(*verb.split(), tiny_recipe())
         assert "run: holds the run of another recipe (name other, base org/model)" in line
         assert tree(tmp_path / "run") == [str(tmp_path / "run" / "recipe.yaml")]
 
     def test_folder_of_strangers_and_file(self, refused, tiny_recipe, tmp_path, verb):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "thesis.docx").write_text("x")
-        assert "run: holds files that are not a run of adapt" in refused(verb, tiny_recipe())
+        assert "run: holds files that are not a run of adapt" in refused(
+            *verb.split(), tiny_recipe()
+        )
         path = tiny_recipe(output_dir=str(tmp_path / "run" / "thesis.docx"))
-        assert "thesis.docx: is a file; choose another output_dir" in refused(verb, path)
+        assert "thesis.docx: is a file; choose another output_dir" in refused(*verb.split(), path)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +240,9 @@ def test_script_passes_its_arguments_on(tiny_recipe):
 # -- verbs -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", [("check",), ("run", "--dry-run")])
+@pytest.mark.parametrize(
+    "verb", [("check",), ("run", "--dry-run"), ("tokenizer", "build", "--dry-run")]
+)
 def test_check_prints_the_resolved_recipe_and_writes_nothing(adapt, tiny_recipe, tmp_path, verb):
     path = tiny_recipe(tokenizer={"terms": ["[bold] term", "a long term " * 20]})
     before = tree(tmp_path)
@@ -302,6 +315,169 @@ class TestReport:
         arguments = [part for pair in (given | {option: value}).items() for part in pair]
         assert line in refused("report", *arguments, "--output", tmp_path / "out.json")
         assert not (tmp_path / "out.json").exists()
+
+    def test_figures_as_csv_by_group(self, adapt, tiny_base, tmp_path):
+        text, output = tmp_path / "notes.jsonl", tmp_path / "fertility.csv"
+        rows = [("de", "Das Herz"), ("en", "The heart of the matter"), ("de", "Herz"), (None, "x")]
+        text.write_text("".join(json.dumps({"l": code, "text": t}) + "\n" for code, t in rows))
+        given = ["--tokenizer", tiny_base, "--text", text, "--output", output]
+        code, out, err = adapt("report", *given, "--by", "l", "--output", tmp_path / "f.json")
+        assert code == 0, err
+        with output.open(newline="") as file:
+            written = list(csv.DictReader(file))
+        assert [(row["group"], row["words"]) for row in written] == [
+            ("", "9"),
+            ("en", "5"),
+            ("de", "3"),
+            ("–", "1"),
+        ]
+        assert "l = de: 2 documents" in out
+        groups = json.loads((tmp_path / "f.json").read_text())["groups"]
+        assert {name: group[0]["words"] for name, group in groups.items()} == {
+            "en": 5,
+            "de": 3,
+            "–": 1,
+        }
+
+    def test_limits(self, adapt, tiny_base, text, tmp_path):
+        given = ["--tokenizer", tiny_base, "--text", text, "--column", "note"]
+        output = ["--output", tmp_path / "f.json"]
+        kept = ["--fail-over", "tokens_per_word=99", "--fail-under", "bytes_per_token=0.5"]
+        assert adapt("report", *given, *kept)[0] == 0
+        broken = ["--fail-over", "tokens_per_word=0.5", "--fail-under", "words=8"]
+        code, out, err = adapt("report", *given, *kept, *broken, *output)
+        assert code == 1
+        assert "tokens per word" in out
+        first = json.loads((tmp_path / "f.json").read_text())["domain"][0]
+        assert err.splitlines()[-2:] == [
+            f"{tiny_base}: tokens_per_word is {first['tokens_per_word']:.6g}, "
+            "over the limit of 0.5",
+            f"{tiny_base}: words is 7, under the limit of 8",
+        ]
+
+    def test_costliest_terms_and_words_of_the_context(self, adapt, tiny_base, text, tmp_path):
+        terms = tmp_path / "terms.txt"
+        terms.write_text("hydronephrosis\nthe\n")
+        given = ["--tokenizer", tiny_base, "--text", text, "--column", "note", "--terms", terms]
+        code, out, _ = adapt("report", *given, "--context", "100")
+        assert code == 0
+        assert "words in 100 tokens" in out
+        assert "terms that cost most" in out
+        code, out, _ = adapt("report", *given, "--words", "0")
+        assert "cost most" not in out
+
+    @pytest.mark.parametrize(
+        ("options", "line"),
+        [
+            (
+                ["--fail-over", "tokens_per_wrod=1"],
+                "--fail-over: no such metric, got 'tokens_per_wrod'; did you mean tokens_per_word?",
+            ),
+            (
+                ["--fail-under", "words=many"],
+                "--fail-under: a limit reads metric=number, got 'words=many'; as in ",
+            ),
+            (["--fail-over", "words"], "--fail-over: a limit reads metric=number, got 'words'; "),
+            (["--fail-over", "words=nan"], "--fail-over: a limit reads metric=number, got 'words="),
+            (
+                ["--fail-under", "single_token_term_share=0.5"],
+                "--fail-under: single_token_term_share needs terms; name their file by --terms",
+            ),
+            (["--output", "out.html"], "--output: unknown kind of file, got 'out.html'; known: .j"),
+            (["--by", "nota"], "notes.jsonl:1: has no column nota; did you mean note?"),
+        ],
+    )
+    def test_wrong_options(self, refused, tiny_base, text, options, line):
+        given = ["--tokenizer", tiny_base, "--text", text, "--column", "note"]
+        assert line in refused("report", *given, *options)
+
+    def test_a_column_of_too_many_values(self, refused, tiny_base, tmp_path):
+        text = tmp_path / "ids.csv"
+        text.write_text("text,id\n" + "".join(f"word,{number}\n" for number in range(200)))
+        given = ["--tokenizer", tiny_base, "--text", text, "--by", "id"]
+        assert refused("report", *given).startswith("--by: has more than 100 values, got 'id'; ")
+
+
+class TestDiff:
+    @pytest.fixture
+    def longer(self, tiny_base, tmp_path):
+        """The tiny base with one more merge, of what it makes of " harbour"."""
+        spec = json.loads((tiny_base / "tokenizer.json").read_text())
+        tokenizer = Tokenizer.from_file(str(tiny_base / "tokenizer.json"))
+        first, second = tokenizer.encode(" harbour zebra").tokens[-2:]
+        spec["model"]["vocab"][first + second] = max(spec["model"]["vocab"].values()) + 1
+        spec["model"]["merges"].append([first, second])
+        path = tmp_path / "longer.json"
+        path.write_text(json.dumps(spec))
+        return path, (first + second).replace("Ġ", "␣")
+
+    def test_shows_and_writes_changes(self, adapt, tiny_base, longer, tmp_path):
+        path, unit = longer
+        text, output = tmp_path / "text.txt", tmp_path / "diff.json"
+        text.write_text("the harbour zebra\nthe harbour\n")
+        code, out, err = adapt(
+            "tokenizer", "diff", tiny_base, path, "--text", text, "--output", output
+        )
+        assert code == 0, err
+        assert unit in out
+        assert "changed: 1 of 2 documents (50.0%), 1 of 5 words (20.0%)" in out
+        written = json.loads(output.read_text())
+        assert (written["before"], written["after"]) == (str(tiny_base), str(path))
+        assert written["tokens_before"] - written["tokens_after"] == 1
+        assert [(c["count"], c["saved"]) for c in written["changes"]] == [(1, 1)]
+
+    def test_no_change(self, adapt, tiny_base, tmp_path):
+        text = tmp_path / "text.txt"
+        text.write_text("the harbour\n")
+        code, out, _ = adapt("tokenizer", "diff", tiny_base, tiny_base, "--text", text)
+        assert code == 0
+        assert out.startswith("no change: ")
+
+    def test_wrong_input(self, refused, tiny_base, tmp_path):
+        text = tmp_path / "text.txt"
+        text.write_text("x\n")
+        (tmp_path / "old").mkdir()
+        (tmp_path / "old" / "tokenizer.model").write_bytes(b"x")
+        given = ["tokenizer", "diff", tiny_base]
+        line = refused(*given, tmp_path / "old", "--text", text)
+        assert "old: tokenizer.model must be converted to tokenizer.json; AutoTokenizer" in line
+        assert refused(*given, tmp_path / "old" / "tokenizer.model", "--text", text).endswith(
+            line[line.index("tokenizer.model") :]
+        )
+        assert "no such file" in refused(*given, tiny_base, "--text", tmp_path / "none.txt")
+        assert "holds no tokenizer.json" in refused(*given, tmp_path, "--text", text)
+
+    def test_needs_no_torch(self, tiny_base, tmp_path):
+        text = tmp_path / "text.txt"
+        text.write_text("x\n")
+        code = (
+            "import sys\n"
+            "from adapt.cli import app\n"
+            "app(sys.argv[1:], standalone_mode=False)\n"
+            "sys.exit('torch' in sys.modules)\n"
+        )
+        done = spawn("-c", code, "tokenizer", "diff", tiny_base, tiny_base, "--text", text)
+        assert done.returncode == 0, done.stderr
+
+
+class TestBuild:
+    def test_makes_the_tokenizer_alone_and_a_run_goes_on(self, adapt, tiny_recipe, tmp_path):
+        path = tiny_recipe()
+        code, out, err = adapt("tokenizer", "build", path, "tokenizer.new_tokens=10")
+        assert code == 0, err
+        run = tmp_path / "run"
+        assert out.rstrip().endswith(f"tokenizer: {run}/tokenizer")
+        assert "held-out domain text" in out
+        assert "held-out general text" in out
+        assert (run / "tokenizer" / "tokenizer.json").is_file()
+        assert sorted(p.stem for p in (run / "manifests").iterdir()) == [
+            "corpus",
+            "fertility",
+            "vocab",
+        ]
+        assert yaml.safe_load((run / "recipe.yaml").read_text())["tokenizer"]["new_tokens"] == 10
+        code, out, _ = adapt("report", "--tokenizer", run, "--text", tmp_path / "corpus.jsonl")
+        assert code == 0, "a run folder is a tokenizer to `adapt report`"
 
 
 class TestData:

@@ -2,7 +2,9 @@ import json
 import subprocess
 import sys
 import unicodedata
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +18,15 @@ from tokenizers import (
     trainers,
 )
 
-from adapt.fertility import FertilityReport, measure, saved
+from adapt.fertility import (
+    METRICS,
+    FertilityReport,
+    measure,
+    measure_groups,
+    normalized_sequence_length,
+    renyi_efficiency,
+    saved,
+)
 
 CORPUS = [
     "the patient has an abnormal heart rhythm, the heart is enlarged.",
@@ -301,7 +311,7 @@ def test_texts_add_up(family, one, other):
 def test_batches_and_progress_do_not_change_the_result(monkeypatch, capsys):
     tokenizer = byte_level()
     whole = measure(tokenizer, CORPUS, name="x")
-    monkeypatch.setattr("adapt.fertility.BATCH_CHARACTERS", 10)
+    monkeypatch.setattr("adapt.vocab.offsets.BATCH_CHARACTERS", 10)
     assert measure(tokenizer, CORPUS, name="x", progress=True) == whole
     streams = capsys.readouterr()
     assert streams.out == ""
@@ -327,6 +337,180 @@ def test_report_is_plain_json():
     result = measure(byte_level(), CORPUS, name="bpe", terms=["heart"])
     report = FertilityReport(domain=(result,), general=()).to_json()
     assert json.loads(json.dumps(report))["domain"][0]["tokens"] == result.tokens
+
+
+# -- lengths, efficiency, vocabulary, context ---------------------------------------------------
+
+
+def test_lengths_are_against_the_first_of_a_report():
+    one, other = (
+        measure(characters(), CORPUS, name="bytes"),
+        measure(byte_level(), CORPUS, name="b"),
+    )
+    report = FertilityReport((one, other), (other, one), {"de": (other, other)})
+    ratio = other.tokens / one.tokens
+    assert [f.normalized_sequence_length for f in report.domain] == [1.0, pytest.approx(ratio)]
+    assert [f.normalized_sequence_length for f in report.general] == [1.0, pytest.approx(1 / ratio)]
+    assert [f.normalized_sequence_length for f in report.groups["de"]] == [1.0, 1.0]
+    assert one.normalized_sequence_length is None, "nothing to be relative to"
+    assert saved(one, other) == pytest.approx(1 - report.domain[1].normalized_sequence_length)
+
+
+@every_family
+@settings(max_examples=20, deadline=None)
+@given(texts=texts)
+def test_the_first_has_length_one(family, texts):
+    first = measure(FAMILIES[family], texts, name="first")
+    other = measure(FAMILIES["byte_level"], texts, name="other")
+    report = FertilityReport((first, other), ())
+    assert report.domain[0].normalized_sequence_length == 1.0
+    length = report.domain[1].normalized_sequence_length
+    if first.tokens:
+        assert length == pytest.approx(other.tokens / first.tokens)
+    else:
+        assert length == (None if other.tokens else 1.0)
+
+
+def test_length_without_a_reference():
+    empty, some = (measure(wordpiece(), texts, name="x") for texts in ([" "], ["x"]))
+    assert empty.tokens == 0
+    assert normalized_sequence_length(empty, empty) == 1.0
+    with pytest.raises(ValueError, match="different texts"):
+        normalized_sequence_length(some, measure(byte_level(), ["two words"], name="y"))
+
+
+def test_renyi_efficiency_worked_by_hand():
+    # p = (1/2, 1/4, 1/4), order 2: -log(1/4 + 1/16 + 1/16) / log 8
+    assert renyi_efficiency([2, 1, 1], 8, alpha=2) == pytest.approx(-np.log(3 / 8) / np.log(8))
+    # order 0.5: 2 log(sum of roots)
+    expected = 2 * np.log(np.sqrt([0.5, 0.25, 0.25]).sum()) / np.log(8)
+    assert renyi_efficiency([2, 1, 1], 8, alpha=0.5) == pytest.approx(expected)
+    assert renyi_efficiency([], 8) == 0.0
+    assert renyi_efficiency([5], 8) == 0.0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=50), st.integers(0, 50))
+def test_renyi_efficiency_is_a_share(counts, unused):
+    efficiency = renyi_efficiency(counts, len(counts) + unused)
+    assert 0.0 <= efficiency <= 1.0
+    assert renyi_efficiency([c * 7 for c in counts], len(counts) + unused) == pytest.approx(
+        efficiency, abs=1e-12
+    )
+    assert renyi_efficiency(counts, len(counts) + unused + 1) <= efficiency
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 5000), st.integers(1, 10**9))
+def test_renyi_efficiency_of_even_use_is_one(vocabulary, count):
+    efficiency = renyi_efficiency([count] * vocabulary, vocabulary)
+    assert efficiency == pytest.approx(1.0)
+    assert efficiency <= 1.0
+
+
+def test_vocabulary_in_use_and_words_in_a_context():
+    tokenizer = characters()
+    result = measure(tokenizer, ["ab ab", "b"], name="bytes", context=12)
+    assert (result.vocabulary, result.vocabulary_used) == (256, 3)
+    assert result.vocabulary_used_share == 3 / 256
+    assert result.tokens_per_word == 2.0
+    assert (result.context, result.words_in_context) == (12, 6.0)
+    assert 0 < result.renyi_efficiency < 1
+
+
+@every_family
+@settings(max_examples=20, deadline=None)
+@given(one=texts, other=texts)
+def test_vocabulary_in_use_is_that_of_the_union(family, one, other):
+    tokenizer = FAMILIES[family]
+    a, b, both = (measure(tokenizer, part, name="x") for part in (one, other, one + other))
+    low, high = max(a.vocabulary_used, b.vocabulary_used), a.vocabulary_used + b.vocabulary_used
+    assert low <= both.vocabulary_used <= min(high, both.vocabulary)
+    ids = {i for text in one + other for i in tokenizer.encode(text, add_special_tokens=False).ids}
+    assert both.vocabulary_used == len(ids)
+
+
+# -- terms --------------------------------------------------------------------------------------
+
+
+def test_terms_that_need_most_tokens_first():
+    terms = ["bb", "ccc", " ccc ", "a", "é", ""]
+    result = measure(characters(), ["x"], name="bytes", terms=terms)
+    # The space before a term is a token of its own here, without a character of the term.
+    assert [(t.word, t.count, t.pieces) for t in result.most_split_terms] == [
+        ("ccc", 2, ("", "c", "c", "c")),
+        ("bb", 1, ("", "b", "b")),
+        ("é", 1, ("", "é", "")),
+        ("a", 1, ("", "a")),
+    ]
+    assert measure(byte_level(), ["x"], name="bpe", terms=["heart"]).most_split_terms == ()
+
+
+@every_family
+@settings(max_examples=40, deadline=None)
+@given(terms=st.lists(st.text(alphabet="the art.,-心ﬁé_1▁Ġ", max_size=12), max_size=60))
+def test_pieces_of_a_term_are_the_term_one_a_token(family, terms):
+    tokenizer = FAMILIES[family]
+    result = measure(tokenizer, [], name=family, terms=terms)
+    assert len(result.most_split_terms) <= 50
+    for term in result.most_split_terms:
+        assert "".join(term.pieces) == term.word
+        assert term.word in {given.strip() for given in terms}
+        assert len(term.pieces) == len(tokenizer.encode(f" {term.word}", add_special_tokens=False))
+    lengths = [len(term.pieces) for term in result.most_split_terms]
+    assert lengths == sorted(lengths, reverse=True)
+    assert not lengths or lengths[-1] > 1
+
+
+# -- parts and files ----------------------------------------------------------------------------
+
+
+@every_family
+@settings(max_examples=20, deadline=None)
+@given(one=texts, other=texts)
+def test_parts_make_the_whole(family, one, other):
+    tokenizer, options = FAMILIES[family], {"name": family, "context": 64}
+    whole, parts = measure_groups(
+        tokenizer, {"one": one, "other": other}, terms=["heart"], **options
+    )
+    assert whole == measure(tokenizer, one + other, terms=["heart"], **options)
+    assert parts == {
+        "one": measure(tokenizer, one, **options),
+        "other": measure(tokenizer, other, **options),
+    }
+
+
+def test_a_report_survives_json():
+    results = tuple(
+        measure(make(), CORPUS, name=make.__name__, terms=["heart", "enlarged heart"])
+        for make in (byte_level, wordpiece)
+    )
+    report = FertilityReport(results, (), {"en": results})
+    assert FertilityReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_a_report_of_an_older_version_is_read():
+    record = FertilityReport((measure(byte_level(), CORPUS, name="bpe"),), ()).to_json()
+    del record["groups"]
+    old = {
+        "name", "documents", "bytes_", "characters", "words", "tokens", "tokens_per_word",
+        "bytes_per_token", "tokens_per_character", "continued_word_share",
+        "single_token_term_share", "unknown_rate", "most_split_words",
+    }  # fmt: skip
+    first = record["domain"][0]
+    record["domain"] = [{key: value for key, value in first.items() if key in old}]
+    read = FertilityReport.from_json(record).domain[0]
+    assert read.tokens == first["tokens"]
+    assert read.most_split_words
+    assert (read.renyi_efficiency, read.vocabulary, read.words_in_context) == (None, None, None)
+
+
+def test_metrics_are_the_fields_that_are_numbers():
+    result = FertilityReport(
+        (measure(byte_level(), CORPUS, name="bpe", terms=["heart"]),), ()
+    ).domain[0]
+    numbers = {k for k, v in asdict(result).items() if isinstance(v, (int, float))}
+    assert set(METRICS) == numbers
 
 
 def test_needs_no_torch():

@@ -23,6 +23,7 @@ ROWS = [
     ["fertility"],
     ["embeddings"],
     ["training"],
+    ["generation"],
     ["evaluation"],
     ["reporting"],
     ["publish"],

@@ -236,3 +236,30 @@ def test_keep_mode_and_no_control(tiny_recipe):
     assert summary.vocabulary.delta.added == ()
     assert set(summary.scores) == {"base", "adapted"}
     assert summary.scores["adapted"].general is None
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        {"mode": "replace", "new_tokens": 12},
+        {"mode": "prune"},
+        {"mode": "extend", "new_tokens": 12, "prune": True},
+        {"mode": "train", "vocab_size": 300},
+        {"mode": "extend", "new_tokens": "auto"},
+    ],
+    ids=lambda section: "-".join(map(str, section.values())),
+)
+def test_every_mode_runs_to_the_report(tiny_recipe, tokenizer):
+    recipe = load_recipe(tiny_recipe(tokenizer=tokenizer, evaluation={"control": False}))
+    pipeline = Pipeline(recipe)
+    summary = pipeline.run()
+    delta = pipeline.vocabulary().delta
+    config = json.loads((pipeline.workspace.adapted_base / "config.json").read_text())
+    rows = config["vocab_size"]
+    assert rows >= delta.size
+    assert all(tensor.rows_after == rows for tensor in pipeline.adapted_base().tensors)
+    assert 0 < summary.scores["adapted"].domain.interval.value < 20
+    adapter = json.loads((pipeline.workspace.adapter / "adapter_config.json").read_text())
+    named = Path(adapter["base_model_name_or_path"])
+    moved = pipeline.workspace.adapted_base
+    assert named == (moved if delta.moves_ids else Path(recipe.model.base))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,14 @@ from typing import Any
 from adapt.corpus.check import columns_of
 from adapt.corpus.clean import NORMALIZERS, clean, filters, fold, not_empty, valid_unicode
 from adapt.corpus.read import Document, read_documents, read_hub_documents, read_rows, string_of
-from adapt.corpus.result import STATISTICS, Corpus, CorpusStatistics, TextStatistics, open_corpus
+from adapt.corpus.result import (
+    GENERAL_SAMPLE,
+    STATISTICS,
+    Corpus,
+    CorpusStatistics,
+    TextStatistics,
+    open_corpus,
+)
 from adapt.corpus.similarity import shingle_sets
 from adapt.corpus.split import SPLITS, Split, later_near_duplicates, sides, similar_to_first
 from adapt.errors import DataError
@@ -134,7 +142,7 @@ def _place(
         validation_fraction=fractions[1],
         leak_threshold=leak_threshold,
     )
-    texts: dict[str, list[Document]] = {name: [] for name in (*SPLITS, "general")}
+    texts: dict[str, list[Document]] = {name: [] for name in (*SPLITS, "general", GENERAL_SAMPLE)}
     repeated = [False] * len(domain)
     if near_duplicate is not None:
         repeated = later_near_duplicates(sets.head(len(domain)), near_duplicate).tolist()
@@ -145,13 +153,21 @@ def _place(
             texts[where].append(document)
     if general:
         echoes = similar_to_first(sets, len(folded), leak_threshold).tolist()
-        texts["general"] = [d for d, echo in zip(general, echoes, strict=True) if not echo]
+        for document, echo in zip(general, echoes, strict=True):
+            if not echo:
+                texts[_general_side(document.text)].append(document)
         dropped["general: similar to domain text"] += sum(echoes)
     placed: dict[str, dict[Split, list[dict[str, Any]]]] = {
         name: {split: [r.row for r in some if side[numbers[r.key]] == split] for split in SPLITS}
         for name, some in rows.items()
     }
     return texts, placed
+
+
+def _general_side(text: str) -> str:
+    """One general text in five is for the vocabulary to learn from; the others are measured."""
+    first = hashlib.sha256(text.encode()).digest()[0]
+    return GENERAL_SAMPLE if first % 5 == 0 else "general"
 
 
 def _read(sources: Sequence[Source], name: str, read: Counter[str]) -> Iterator[Document]:

@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -312,7 +312,9 @@ OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {".gz": _open_gz, ".zst": _ope
 
 
 def read_terms(path: Path, where: str) -> list[str]:
-    """The terms of a file, one a line.
+    """The terms of a file, one a line; a line that begins with # is a comment, blank ones go.
+
+    Commas and spaces are part of a term, those at its ends are not.
 
     Args:
         path: A text file of any name.
@@ -322,10 +324,24 @@ def read_terms(path: Path, where: str) -> list[str]:
         DataError: It cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        lines = map(str.strip, path.read_text(encoding="utf-8").splitlines())
+        return [line for line in lines if line and not line.startswith("#")]
     except FileNotFoundError:
         raise DataError("no such file", where=where, got=str(path)) from None
     except UnicodeDecodeError as error:
         raise DataError(f"is not UTF-8 at byte {error.start}", where=where, got=str(path)) from None
     except OSError as error:
         raise DataError(f"cannot be read, {error.strerror}", where=where, got=str(path)) from None
+
+
+def terms_of(given: Sequence[str] | str, where: str) -> list[str]:
+    """Terms that a recipe lists, or names a file of.
+
+    Args:
+        given: The terms, or the file's path.
+        where: The setting.
+
+    Raises:
+        DataError: As `read_terms`.
+    """
+    return read_terms(Path(given), where) if isinstance(given, str) else list(given)

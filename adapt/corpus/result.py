@@ -13,6 +13,7 @@ from adapt.corpus.split import Split
 from adapt.errors import DataError
 
 STATISTICS = "statistics.json"
+GENERAL_SAMPLE = "general_sample"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class CorpusStatistics:
     """What was read, kept and dropped.
 
     Attributes:
-        splits: Text kept, by split (`train`, `validation`, `test`) and for `general`.
+        splits: Text kept, by split (`train`, `validation`, `test`), and for `general` and
+            `general_sample`.
         dropped: Documents or rows dropped, by reason; those of general text and of tasks open
             with `general: ` or the task's name.
         tasks: Rows kept, by task and split.
@@ -55,8 +57,9 @@ class Corpus:
     """Cleaned and split text and task rows, on disk.
 
     Attributes:
-        folder: Holds train.jsonl, validation.jsonl, test.jsonl, general.jsonl (text, origin),
-            tasks/<name>/<split>.jsonl (whole rows) and statistics.json.
+        folder: Holds train.jsonl, validation.jsonl, test.jsonl, general.jsonl and
+            general_sample.jsonl (text, origin), tasks/<name>/<split>.jsonl (whole rows) and
+            statistics.json.
         statistics: What was read, kept and dropped.
     """
 
@@ -68,8 +71,12 @@ class Corpus:
         return self._texts(split)
 
     def general(self) -> Iterator[str]:
-        """Streams the general texts; nothing where the recipe names none."""
+        """Streams the general texts that are measured; nothing where the recipe names none."""
         return self._texts("general")
+
+    def general_sample(self) -> Iterator[str]:
+        """Streams the general texts that a vocabulary may learn from; they are measured nowhere."""
+        return self._texts(GENERAL_SAMPLE)
 
     def rows(self, task: str, split: Split) -> Iterator[dict[str, Any]]:
         """Streams the rows of a task that fell on a side of the split."""

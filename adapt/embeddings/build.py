@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from adapt.embeddings.result import AdaptedBase
-from adapt.embeddings.surgery import write_adapted_base
+import torch
+
+from adapt.embeddings.convert import with_safetensors
+from adapt.embeddings.distill import Distillation, NewRows, distill
+from adapt.embeddings.frozen import Frozen
+from adapt.embeddings.result import AdaptedBase, Distilled
+from adapt.embeddings.shards import Stored, put_rows, read_header, read_rows, shard_files
+from adapt.embeddings.snippets import Texts, snippets
+from adapt.embeddings.surgery import row_sources, write_adapted_base
 from adapt.recipe.schema import EmbeddingsSection
-from adapt.vocab import Vocabulary
+from adapt.vocab import Vocabulary, load_tokenizer
 from adapt.workspace import new_folder
+
+DISTILL = "distill"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What `distill` learns from.
+
+    Attributes:
+        texts: Gives the training documents, each time it is called; no held-out text.
+        start: Base ids that open a document, as training and evaluation open one.
+        dtype: What the base's weights are computed in.
+    """
+
+    texts: Texts
+    start: Sequence[int] = ()
+    dtype: torch.dtype = torch.float32
 
 
 def make_adapted_base(
@@ -17,20 +43,116 @@ def make_adapted_base(
     vocabulary: Vocabulary,
     folder: Path,
     *,
+    lesson: Lesson | None = None,
+    seed: int = 0,
     trust_remote_code: bool = False,
 ) -> AdaptedBase:
     """The stage: writes the adapted base into `folder`, whole or not at all.
 
+    A base in `pytorch_model.bin` is converted first, into the cache.
+
+    Args:
+        section: `embeddings` of the recipe.
+        base: Checkpoint folder of the base; only read.
+        vocabulary: Result of the stage before.
+        folder: Where it goes.
+        lesson: What `distill` learns from; needed where `section.init` is that.
+        seed: Of strategies that draw, and of the order of snippets.
+        trust_remote_code: As in `transformers`.
+
     Raises:
-        ModelError: The base cannot be edited.
+        ModelError: The base cannot be edited, or is none that `distill` can learn from.
     """
+    base = with_safetensors(base, trust_remote_code=trust_remote_code)
+    learn = section.init == DISTILL and bool(vocabulary.delta.added)
+    options = _options(section)
+    init = options.init_from if section.init == DISTILL else section.init
     with new_folder(folder) as unfinished:
-        rows = write_adapted_base(
+        result = write_adapted_base(
             base,
             vocabulary.folder,
             vocabulary.delta,
-            section.init,
+            init,
             unfinished,
+            init_output=getattr(section, "init_output", None),
+            seed=seed,
+            pad_to_multiple_of=getattr(section, "pad_to_multiple_of", None),
+            untie=getattr(section, "untie", False),
             trust_remote_code=trust_remote_code,
         )
-    return AdaptedBase(folder, section.init, rows)
+        if learn:
+            if lesson is None:
+                raise ValueError("distill needs a lesson")
+            frozen = Frozen.load(base, lesson.dtype, trust_remote_code=trust_remote_code)
+            learned = learn_rows(frozen, base, vocabulary, result, lesson, options, seed)
+            result = replace(result, init=DISTILL, distilled=learned)
+    return replace(result, folder=folder)
+
+
+def learn_rows(
+    frozen: Frozen,
+    base: Path,
+    vocabulary: Vocabulary,
+    adapted: AdaptedBase,
+    lesson: Lesson,
+    options: Distillation,
+    seed: int = 0,
+) -> Distilled:
+    """Learns the rows of new tokens and writes them into the adapted base; nothing else changes.
+
+    Args:
+        frozen: The base, loaded.
+        base: Its folder, with its tokenizer.
+        vocabulary: The adapted tokenizer and what changed.
+        adapted: What `write_adapted_base` wrote; its rows are what learning starts from.
+        lesson: What to learn from.
+        options: Budgets and sizes.
+        seed: Of the order of snippets.
+    """
+    delta = vocabulary.delta
+    new_ids = delta.added_ids
+    moved = dict(zip(*delta.kept_ids, strict=True))
+    chosen = snippets(
+        lesson.texts,
+        load_tokenizer(base),
+        load_tokenizer(vocabulary.folder),
+        new_ids,
+        start=(lesson.start, [moved[id_] for id_ in lesson.start]),
+        max_length=options.max_length,
+        tokens=options.snippet_tokens,
+        seed=seed,
+    )
+    if not chosen:
+        return Distilled.nothing(new_ids)
+    roles = _stored(adapted)
+    rows = {role: read_rows(stored[0], new_ids) for role, stored in roles.items()}
+    start = NewRows(
+        rows["input"].float(),
+        rows["output"].float() if "output" in rows else None,
+        rows["bias"].float()[:, 0] if "bias" in rows else None,
+    )
+    sources = row_sources(delta, len(frozen.inputs), roles["input"][0].shape[0])
+    made, result = distill(frozen, chosen, new_ids, torch.from_numpy(sources), start, options, seed)
+    for role, learned in (("input", made.inputs), ("output", made.outputs)):
+        for stored in roles.get(role, ()):
+            if learned is not None:
+                put_rows(stored, new_ids, learned)
+    return result
+
+
+def _stored(adapted: AdaptedBase) -> dict[str, list[Stored]]:
+    """Where the edited tensors lie, by role."""
+    names = shard_files(adapted.folder)
+    tensors = {k: t for name in names for k, t in read_header(adapted.folder / name)[0].items()}
+    roles: dict[str, list[Stored]] = {}
+    for edited in adapted.tensors:
+        roles.setdefault(edited.role, []).append(tensors[edited.name])
+    return roles
+
+
+def _options(section: EmbeddingsSection) -> Distillation:
+    """The recipe's `embeddings.distill`, with the defaults of what it does not name."""
+    given = getattr(section, "distill", None)
+    known = {field.name for field in fields(Distillation)}
+    values = {} if given is None else given.model_dump()
+    return Distillation(**{key: value for key, value in values.items() if key in known})

@@ -1,31 +1,253 @@
-"""Rows for new tokens, made from the rows of the base tokens that each glues together."""
+"""Rows for new tokens, made from rows of the base: strategies by name.
+
+All work on one matrix at a time, in float32, and give rows in the matrix's type. None loops over
+tokens, and none copies the matrix, which may be mapped from a file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+_CHUNK = 4_096  # rows in float32 at a time: 64 MB where a row has 4,096 columns
 
-def mean(rows: Tensor, constituents: Sequence[Sequence[int]]) -> Tensor:
-    """The mean of the constituents' rows.
+Constituents = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What some strategies need besides rows.
+
+    Attributes:
+        seed: Of strategies that draw.
+        initializer_range: Standard deviation of the model's own initialisation.
+        output: Whether rows are of an output layer of its own; a tied row counts as input.
+    """
+
+    seed: int = 0
+    initializer_range: float = 0.02
+    output: bool = False
+
+
+Strategy = Callable[[Tensor, Constituents, Context], Tensor]
+
+
+def mean(rows: Tensor, constituents: Constituents, context: Context = Context()) -> Tensor:  # noqa: B008
+    """The mean of the constituents' rows: e = (1/n) sum_i e_i.
 
     Gee et al. 2022, "Fast Vocabulary Transfer for Language Model Compression", equation 2.
 
     Args:
-        rows: (base tokens, hidden), any floating type.
-        constituents: For each new token the base ids it is made of, each id below base tokens.
+        rows: (base tokens, columns), any floating type.
+        constituents: For each new token the base ids it is made of, one or more, each below
+            `base tokens`.
+        context: Not used.
 
     Returns:
-        (new tokens, hidden) in the type of `rows`; the mean is taken in float32.
+        (new tokens, columns) in the type of `rows`.
     """
-    lengths = torch.tensor([len(ids) for ids in constituents])
-    flat = torch.tensor([id_ for ids in constituents for id_ in ids])
-    owner = torch.repeat_interleave(torch.arange(len(constituents)), lengths)
-    sums = torch.zeros(len(constituents), rows.shape[1]).index_add_(0, owner, rows[flat].float())
-    return (sums / lengths[:, None]).to(rows.dtype)
+    pieces = _Pieces.of(constituents)
+    return pieces.average(rows, torch.ones(len(pieces.ids)))
 
 
-# Names that `embeddings.init` may take.
-STRATEGIES: dict[str, Callable[[Tensor, Sequence[Sequence[int]]], Tensor]] = {"mean": mean}
+def weighted(rows: Tensor, constituents: Constituents, context: Context = Context()) -> Tensor:  # noqa: B008
+    """Exponential weights: e = sum_i w_i e_i with w_i = exp(±2i) / sum_j exp(±2j), i from 1 to n.
+
+    Plus for input rows, where the last constituent is what the next token follows; minus for
+    output rows, where the first is what must be predicted. Tied rows take the input's.
+    Nakash et al. 2025, "AdaptiVocab", arXiv 2503.19693, section 3.3.
+
+    Args:
+        rows: (base tokens, columns), any floating type.
+        constituents: For each new token the base ids it is made of.
+        context: Its `output` decides the sign.
+
+    Returns:
+        (new tokens, columns) in the type of `rows`.
+    """
+    pieces = _Pieces.of(constituents)
+    from_end = pieces.lengths[pieces.owner] - 1 - pieces.place
+    # Counted from the heavy end the largest is 1, so that no exponential overflows.
+    return pieces.average(rows, torch.exp(-2.0 * (pieces.place if context.output else from_end)))
+
+
+def first(rows: Tensor, constituents: Constituents, context: Context = Context()) -> Tensor:  # noqa: B008
+    """The row of the first constituent, bit for bit: e = e_1.
+
+    For output rows: the model predicts a unit where it predicted the unit's first piece.
+
+    Args:
+        rows: (base tokens, columns).
+        constituents: For each new token the base ids it is made of.
+        context: Not used.
+    """
+    return rows[torch.tensor([ids[0] for ids in constituents])]
+
+
+def last(rows: Tensor, constituents: Constituents, context: Context = Context()) -> Tensor:  # noqa: B008
+    """The row of the last constituent, bit for bit: e = e_n.
+
+    For input rows: what follows a unit is what followed its last piece.
+
+    Args:
+        rows: (base tokens, columns).
+        constituents: For each new token the base ids it is made of.
+        context: Not used.
+    """
+    return rows[torch.tensor([ids[-1] for ids in constituents])]
+
+
+def random(rows: Tensor, constituents: Constituents, context: Context = Context()) -> Tensor:  # noqa: B008
+    """A draw as in the model's own initialisation: e ~ N(0, initializer_range² I).
+
+    What a model gets that is resized and not initialised; a control.
+
+    Args:
+        rows: (base tokens, columns); gives shape and type only.
+        constituents: One entry for each new token.
+        context: Its `seed` and `initializer_range`.
+    """
+    draw = torch.Generator().manual_seed(context.seed)
+    noise = torch.randn(len(constituents), rows.shape[1], generator=draw)
+    return (noise * context.initializer_range).to(rows.dtype)
+
+
+def global_(rows: Tensor, constituents: Constituents, context: Context = Context()) -> Tensor:  # noqa: B008
+    """A draw near the mean of all rows: e ~ N(m, 1e-5 S), m and S mean and covariance of the rows.
+
+    As output, a row at the mean has at every position a logit not above the log of the mean of
+    all exponentiated logits (Jensen), so it takes no more than its share from the others.
+    Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models", whose code has
+    the factor 1e-5.
+
+    The draw needs no factor of S: with z ~ N(0, I) over the V rows,
+    m + sqrt(1e-5 / V) sum_j z_j (e_j - m) has that distribution.
+
+    Args:
+        rows: (base tokens, columns).
+        constituents: One entry for each new token.
+        context: Its `seed`.
+    """
+    draw = torch.Generator().manual_seed(context.seed)
+    centre = mean_row(rows)
+    noise = torch.zeros(len(constituents), rows.shape[1])
+    for chunk in _chunks(rows):
+        z = torch.randn(len(constituents), len(chunk), generator=draw)
+        noise.addmm_(z, chunk - centre)
+    return (centre + math.sqrt(1e-5 / rows.shape[0]) * noise).to(rows.dtype)
+
+
+def mean_row(rows: Tensor) -> Tensor:
+    """The mean over all rows, (columns,) in float32."""
+    total = torch.zeros(rows.shape[1], dtype=torch.float64)
+    for chunk in _chunks(rows):
+        total += chunk.sum(0, dtype=torch.float64)
+    return (total / max(rows.shape[0], 1)).float()
+
+
+def omp(rows: Tensor, donor_shared: Tensor, donor_new: Tensor, *, atoms: int = 64) -> Tensor:
+    """Rows for a donor's tokens: what rebuilds them from shared tokens there, applied here.
+
+    Orthogonal matching pursuit: for each new token, start from the residual r = d (its donor
+    row); `atoms` times take the shared token whose donor row has the largest |cosine| with r, and
+    let r be what least squares over all taken rows leaves of d. The coefficients of the last fit
+    (solved in float64, as normal equations square the condition) then combine the base's rows of
+    the same tokens.
+    Goddard and Fernandes Neto 2025, "Training-Free Tokenizer Transplantation via Orthogonal
+    Matching Pursuit", arXiv 2506.06607. Not in `STRATEGIES`: it needs a donor.
+
+    Args:
+        rows: (shared tokens, columns) of the base.
+        donor_shared: (shared tokens, donor columns), aligned with `rows`.
+        donor_new: (new tokens, donor columns).
+        atoms: Shared tokens that make up a new one, at most.
+
+    Returns:
+        (new tokens, columns) in the type of `rows`.
+    """
+    dictionary = donor_shared.float()
+    unit = torch.nn.functional.normalize(dictionary)
+    atoms = min(atoms, *dictionary.shape)
+    made = [
+        _pursue(dictionary, unit, target.float(), atoms, rows)
+        for target in torch.split(donor_new, 64)
+    ]
+    return torch.cat(made).to(rows.dtype) if made else rows[:0]
+
+
+def _pursue(dictionary: Tensor, unit: Tensor, target: Tensor, atoms: int, rows: Tensor) -> Tensor:
+    """`omp` for some tokens, (tokens, donor columns), to (tokens, columns) in float32."""
+    residual, taken = target, torch.empty(len(target), 0, dtype=torch.long)
+    used = torch.zeros(len(target), len(unit), dtype=torch.bool)
+    weights = torch.zeros(len(target), 0)
+    for _ in range(atoms):
+        fit = (residual @ unit.T).abs_().masked_fill_(used, -1.0)
+        best = fit.argmax(1, keepdim=True)
+        used.scatter_(1, best, True)
+        taken = torch.cat([taken, best], 1)
+        basis = dictionary[taken].double()  # (tokens, taken, donor columns)
+        gram = basis @ basis.transpose(1, 2)
+        # A trace of ridge, since rows that the pursuit takes may depend on one another.
+        ridge = 1e-10 * gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].clamp_min(1e-30)
+        wanted = basis @ target.double()[..., None]
+        fitted = torch.linalg.solve(gram + ridge * torch.eye(gram.shape[1]), wanted)
+        weights = fitted[..., 0].float()
+        residual = target - torch.einsum("tk,tkd->td", weights, dictionary[taken])
+    return torch.einsum("tk,tkc->tc", weights, rows[taken].float())
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """All constituents in one row.
+
+    Attributes:
+        ids: (pieces,) base ids.
+        owner: (pieces,) the new token, counted from 0, that each belongs to.
+        place: (pieces,) its place in that token, from 0.
+        lengths: (new tokens,) constituents of each.
+    """
+
+    ids: Tensor
+    owner: Tensor
+    place: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, constituents: Constituents) -> _Pieces:
+        lengths = torch.tensor([len(ids) for ids in constituents], dtype=torch.long)
+        ids = torch.tensor([id_ for ids in constituents for id_ in ids], dtype=torch.long)
+        owner = torch.repeat_interleave(torch.arange(len(constituents)), lengths)
+        starts = torch.cumsum(lengths, 0) - lengths
+        return cls(ids, owner, torch.arange(len(ids)) - starts[owner], lengths)
+
+    def average(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """The weighted mean of each new token's rows, (new tokens, columns)."""
+        sums = torch.zeros(len(self.lengths), rows.shape[1])
+        totals = torch.zeros(len(self.lengths)).index_add_(0, self.owner, weights)
+        parts = (torch.split(part, _CHUNK) for part in (self.ids, self.owner, weights))
+        for ids, owner, weight in zip(*parts, strict=True):
+            sums.index_add_(0, owner, rows[ids].float() * weight[:, None])
+        return (sums / totals[:, None]).to(rows.dtype)
+
+
+def _chunks(rows: Tensor) -> Iterator[Tensor]:
+    for chunk in torch.split(rows, _CHUNK):
+        yield chunk.float()
+
+
+# Names that `embeddings.init` and `embeddings.init_output` may take.
+STRATEGIES: dict[str, Strategy] = {
+    "mean": mean,
+    "weighted": weighted,
+    "global": global_,
+    "random": random,
+    "first": first,
+    "last": last,
+}
+
+# Those that look at every row of the matrix; the others look at constituents' rows alone.
+LOOK_AT_ALL = frozenset({"global"})

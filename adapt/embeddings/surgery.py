@@ -1,49 +1,45 @@
-"""Writes the adapted base: the base's checkpoint with rows for the new tokens.
+"""Writes the adapted base: the base's checkpoint with its rows moved, and rows for new tokens.
 
-Nothing is resized inside a loaded model. The shard that holds an embedding matrix is rewritten,
-every other shard is hard-linked, so memory is that of one shard and not of the model.
+No model is loaded and nothing is resized. A shard with an embedding in it is copied by byte
+ranges, old rows among them; every other shard is hard-linked. What is in memory is the new rows.
+
+The base's embedding does not stay behind in a linked shard under an index that names a new file:
+`transformers` 5 reads every tensor of every file that the index names, whatever file the index
+names for it (the last file wins, by name), and other loaders stop at the old shape.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import torch
+import numpy as np
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from adapt.embeddings.initialize import STRATEGIES
+from adapt.embeddings.initialize import LOOK_AT_ALL, STRATEGIES, Context, mean_row
+from adapt.embeddings.locate import Embeddings, Parameters, find, parameters
+from adapt.embeddings.result import AdaptedBase, EditedTensor
+from adapt.embeddings.settings import write_settings
+from adapt.embeddings.shards import (
+    INDEX,
+    Replacement,
+    Rows,
+    Stored,
+    link,
+    read_header,
+    read_rows,
+    rewrite,
+    shard_files,
+)
 from adapt.errors import ModelError
 from adapt.vocab.delta import VocabDelta
 from adapt.workspace import write_json
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-
-
-def embedding_names(folder: Path, *, trust_remote_code: bool = False) -> tuple[str, str | None]:
-    """Parameter names of the input and, where it is a matrix of its own, the output embedding.
-
-    Asks the model itself, on the meta device: no weight is read.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    model.tie_weights()
-    output = model.get_output_embeddings()
-    tied = output is None or output.weight is model.get_input_embeddings().weight
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return names[id(model.get_input_embeddings().weight)], None if tied else names[
-        id(output.weight)
-    ]
 
 
 def write_adapted_base(
@@ -53,158 +49,278 @@ def write_adapted_base(
     init: str,
     folder: Path,
     *,
+    init_output: str | None = None,
+    seed: int = 0,
+    pad_to_multiple_of: int | None = None,
+    untie: bool = False,
     trust_remote_code: bool = False,
-) -> dict[str, int]:
+) -> AdaptedBase:
     """Fills `folder` with an ordinary checkpoint that `from_pretrained` loads.
 
     Args:
         base: Checkpoint folder of the base, in safetensors; only read.
         tokenizer: Folder of the adapted tokenizer, copied in.
         delta: What changed in the vocabulary.
-        init: Name of a strategy in `adapt.embeddings.initialize.STRATEGIES`.
+        init: Name of a strategy in `adapt.embeddings.initialize.STRATEGIES`, for input rows and
+            tied ones.
         folder: An empty folder.
+        init_output: Name of a strategy for the rows (and bias) of an output layer of its own;
+            None for the same.
+        seed: Of strategies that draw.
+        pad_to_multiple_of: See `rows_needed`.
+        untie: Gives a tied base an output matrix of its own: the input's, with new rows that
+            `init_output` makes. Of a base that is not tied nothing changes.
         trust_remote_code: As in `transformers`.
 
-    Returns:
-        Rows of each embedding matrix after the edit, by parameter name.
-
     Raises:
-        ModelError: The base has no safetensors, or the delta is of another vocabulary.
+        ModelError: The base has no safetensors, the delta is of another vocabulary, or
+            `init_output` is given and the base has no output rows of its own.
     """
-    shards = shard_files(base)
-    wanted = embedding_names(base, trust_remote_code=trust_remote_code)
-    names = _in_checkpoint([name for name in wanted if name], base, shards)
-    edited: dict[str, int] = {}
-    for shard, keys in shards.items():
-        here = [name for name in names if name in keys] if delta.added else []
+    shards = {name: read_header(base / name)[0] for name in shard_files(base)}
+    tensors = {name: stored for held in shards.values() for name, stored in held.items()}
+    wanted = parameters(base, trust_remote_code=trust_remote_code)
+    found = find(wanted, tensors, str(base))
+    copies: dict[str, str] = {}
+    if untie and not found.outputs:
+        found, copies = _untied(base, found, trust_remote_code)
+    _refuse_misfits(found, delta, init_output)
+    rows = rows_needed(delta, found.rows, pad_to_multiple_of)
+    layout = row_sources(delta, found.rows, rows)
+    edited, replacements = _edits(
+        found, layout, delta, (init, init_output or init), seed, wanted, copies
+    )
+    if rows == found.rows and not delta.added and not delta.moves_ids and not copies:
+        edited, replacements = [], {}
+
+    sizes = {"written": 0, "linked": 0, "copied": 0}
+    for name, held in shards.items():
+        beside = {key: origin for key, origin in copies.items() if origin in held}
+        here = {k: make for k, make in replacements.items() if k in held or k in beside}
         if here:
-            tensors = _load(base / shard)
-            for name in here:
-                tensors[name] = with_new_rows(tensors[name], delta, init)
-                edited[name] = tensors[name].shape[0]
-            save_file(tensors, str(folder / shard), metadata={"format": "pt"})
+            made = {key: make() for key, make in here.items()}
+            sizes["written"] += rewrite(base / name, folder / name, made, beside)
         else:
-            _link(base / shard, folder / shard)
-    _copy_settings(base, tokenizer, folder)
-    _set_vocab_size(folder, max(edited.values(), default=0))
-    return edited
-
-
-def with_new_rows(rows: Tensor, delta: VocabDelta, init: str) -> Tensor:
-    """The matrix with rows for new tokens; rows of the base are bit-identical.
-
-    Args:
-        rows: (rows, hidden); may hold more rows than the base has tokens (padding), which new
-            tokens use before the matrix grows.
-        delta: What changed in the vocabulary.
-        init: Name of a strategy.
-
-    Returns:
-        (max(rows, delta.size), hidden), same type.
-
-    Raises:
-        ModelError: The matrix is smaller than the base vocabulary.
-    """
-    if rows.shape[0] < delta.base_size:
-        raise ModelError(
-            f"the tokenizer has ids up to {delta.base_size - 1}, the model only "
-            f"{rows.shape[0]} rows",
-            where="model.base",
-            fix="take the tokenizer that belongs to the model",
-        )
-    new = STRATEGIES[init](rows, [token.constituents for token in delta.added])
-    grown = torch.zeros(max(rows.shape[0], delta.size), rows.shape[1], dtype=rows.dtype)
-    grown[: rows.shape[0]] = rows
-    grown[torch.tensor(delta.added_ids)] = new
-    return grown
-
-
-def shard_files(base: Path) -> dict[str, set[str]]:
-    """Safetensors files of a checkpoint, each with the names of its tensors.
-
-    Raises:
-        ModelError: There are none.
-    """
-    index = base / INDEX
-    if index.is_file():
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {f: {k for k, v in weight_map.items() if v == f} for f in set(weight_map.values())}
-    if (base / SINGLE).is_file():
-        with safe_open(str(base / SINGLE), framework="pt") as file:
-            return {SINGLE: set(file.keys())}
-    raise ModelError(
-        "holds no model.safetensors",
-        where=str(base),
-        fix="save the model with safetensors first: model.save_pretrained(folder)",
+            linked = link(base / name, folder / name)
+            sizes["linked" if linked else "copied"] += (folder / name).stat().st_size
+    _write_index(base, folder, edited, copies)
+    split = untie and bool(found.outputs)
+    notes = write_settings(base, tokenizer, folder, delta, rows, untie=split)
+    return AdaptedBase(
+        folder,
+        init,
+        tuple(edited),
+        kept=sum(run.count for run in delta.kept),
+        removed=len(delta.removed),
+        added=len(delta.added),
+        filled=int((layout == found.rows + len(delta.added)).sum()),
+        bytes_written=sizes["written"],
+        bytes_linked=sizes["linked"],
+        bytes_copied=sizes["copied"],
+        notes=notes,
+        parameters_added=_parameters(folder) - _parameters(base),
     )
 
 
-def _in_checkpoint(names: Sequence[str], base: Path, shards: dict[str, set[str]]) -> list[str]:
-    """What the checkpoint calls the model's parameters.
-
-    A checkpoint may use older names than the model that loads it (GPT-NeoX: `embed_out` for
-    `lm_head`), or leave out the prefix of the body (GPT-2). The name itself is looked for, then
-    its ending, then the one matrix left that has the shape of the input embedding.
+def _untied(
+    base: Path, found: Embeddings, trust_remote_code: bool
+) -> tuple[Embeddings, dict[str, str]]:
+    """A tied base's embeddings as they are once it is not tied, and what must be copied for it.
 
     Raises:
-        ModelError: None is found, or several.
+        ModelError: The model has no output layer that could be its own.
     """
-    keys = {key for held in shards.values() for key in held}
-    found: list[str] = []
-    for name in names:
-        left = keys - set(found)
-        candidates = [k for k in left if k == name] or [k for k in left if name.endswith(f".{k}")]
-        if not candidates and found:
-            shapes = _shapes(base, shards)
-            candidates = [k for k in left if shapes[k] == shapes[found[0]]]
-        if len(candidates) != 1:
-            raise ModelError(
-                f"cannot tell which tensor is {name}",
-                where=str(base),
-                got=", ".join(sorted(candidates)) or "none that fits",
-            )
-        found += candidates
-    return found
+    names = parameters(base, untie=True, trust_remote_code=trust_remote_code).outputs
+    if not names:
+        raise ModelError(
+            "the model cannot have output rows of its own",
+            where="embeddings.untie",
+            fix="set embeddings.untie=false",
+        )
+    inputs = dict(found.inputs)
+    stored = [key for key in list(inputs)[1:] if key in names]
+    if stored:  # a tied output that the checkpoint stores all the same
+        outputs = {key: inputs.pop(key) for key in stored}
+        return replace(found, inputs=inputs, outputs=outputs), {}
+    origin = next(iter(inputs))
+    return replace(found, outputs={names[0]: inputs[origin]}), {names[0]: origin}
 
 
-def _shapes(base: Path, shards: dict[str, set[str]]) -> dict[str, list[int]]:
-    shapes: dict[str, list[int]] = {}
-    for shard in shards:
-        with safe_open(str(base / shard), framework="pt") as file:
-            shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    return shapes
+def _parameters(folder: Path) -> int:
+    """Numbers that a checkpoint holds."""
+    files = [read_header(folder / name)[0].values() for name in shard_files(folder)]
+    return sum(math.prod(stored.shape) for held in files for stored in held)
 
 
-def _load(path: Path) -> dict[str, Tensor]:
-    with safe_open(str(path), framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+def embedding_names(folder: Path, *, trust_remote_code: bool = False) -> tuple[str, str | None]:
+    """Parameter names of the input and, where it is a matrix of its own, the output embedding."""
+    names = parameters(folder, trust_remote_code=trust_remote_code)
+    return names.inputs[0], names.outputs[0] if names.outputs else None
 
 
-def _link(source: Path, target: Path) -> None:
-    """Hard-links, or copies where the file systems differ."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
+def rows_needed(delta: VocabDelta, base_rows: int, multiple: int | None = None) -> int:
+    """Rows of the matrix after the edit.
+
+    New ids use the base's padding rows (Qwen2.5: 151,936 rows, 151,665 tokens) before the matrix
+    grows. A vocabulary smaller than the base's drops that padding: it was made for another size.
+
+    Args:
+        delta: What changed.
+        base_rows: Rows of the base's matrix.
+        multiple: The result is rounded up to a multiple of it, where hardware wants that.
+    """
+    least = delta.size if delta.size < delta.base_size else max(delta.size, base_rows)
+    return -(-least // multiple) * multiple if multiple else least
 
 
-def _copy_settings(base: Path, tokenizer: Path, folder: Path) -> None:
-    """Configuration and shard index of the base, and everything of the adapted tokenizer."""
-    for name in ("config.json", "generation_config.json", INDEX):
-        if (base / name).is_file():
-            shutil.copyfile(base / name, folder / name)
-    for path in base.glob("*.py"):
-        shutil.copyfile(path, folder / path.name)
-    for path in tokenizer.iterdir():
-        shutil.copyfile(path, folder / path.name)
+def row_sources(delta: VocabDelta, base_rows: int, rows: int) -> np.ndarray:
+    """For each row of the result where it comes from.
+
+    A kept token's row comes from its row in the base. A row that stands for no token in both
+    (padding, holes) stays as it is. A row that stands for no token, and did in the base or was
+    not there, is filled.
+
+    Args:
+        delta: What changed.
+        base_rows: Rows of the base's matrix.
+        rows: Rows of the result.
+
+    Returns:
+        (rows,) int64: a row of the base; `base_rows + i` for the i-th new token;
+        `base_rows + len(delta.added)` for a row that is filled.
+    """
+    filled = base_rows + len(delta.added)
+    base_ids, new_ids = (np.array(ids, dtype=np.int64) for ids in delta.kept_ids)
+    before = np.arange(base_rows)
+    before[base_ids] = filled
+    before[list(delta.removed)] = filled
+    sources = np.full(rows, filled, dtype=np.int64)
+    both = min(rows, base_rows)
+    sources[:both] = before[:both]
+    sources[new_ids] = base_ids
+    sources[delta.added_ids] = np.arange(base_rows, filled)
+    return sources
 
 
-def _set_vocab_size(folder: Path, rows: int) -> None:
-    """Writes the new number of rows where the base's configuration has its own."""
-    if not rows:
+def _refuse_misfits(found: Embeddings, delta: VocabDelta, init_output: str | None) -> None:
+    if found.rows < delta.base_size:
+        raise ModelError(
+            f"the tokenizer has ids up to {delta.base_size - 1}, the model only {found.rows} rows",
+            where="model.base",
+            fix="take the tokenizer that belongs to the model",
+        )
+    if init_output and not found.outputs:
+        raise ModelError(
+            "the base has no output rows of its own: they are the input's, or it has none",
+            where="embeddings.init_output",
+            got=init_output,
+            fix="leave it out",
+        )
+
+
+@dataclass(frozen=True)
+class _Edit:
+    """How one tensor's replacement is made, once its shard's turn comes.
+
+    Filled in is the mean of the base's rows: as output it takes at most one token's share of
+    probability at any position (see `global_`), where zeros would take nearly all of it from a
+    model whose logits are far below zero, as those of GPT-2 are.
+    """
+
+    stored: Stored
+    name: str
+    layout: np.ndarray
+    delta: VocabDelta
+    init: str
+    context: Context
+
+    def __call__(self) -> Replacement:
+        base_rows, new = self.stored.shape[0], self.new_rows()
+        fill = new[:0]
+        if (self.layout == base_rows + len(new)).any():
+            fill = mean_row(self.known()).to(new.dtype)[None]
+        return Replacement(len(self.layout), tuple(_pieces(self.layout, base_rows, new, fill)))
+
+    def new_rows(self) -> Tensor:
+        """Rows of the new tokens, (added, columns)."""
+        constituents = [token.constituents for token in self.delta.added]
+        if not constituents:
+            return read_rows(self.stored, [])
+        if self.init in LOOK_AT_ALL:
+            return STRATEGIES[self.init](self.known(), constituents, self.context)
+        # Only rows that are looked at are read, and ids are their places among those.
+        ids = sorted({id_ for made_of in constituents for id_ in made_of})
+        place = {id_: i for i, id_ in enumerate(ids)}
+        places = [[place[id_] for id_ in made_of] for made_of in constituents]
+        return STRATEGIES[self.init](read_rows(self.stored, ids), places, self.context)
+
+    def known(self) -> Tensor:
+        """Rows of the base without its padding, (base size, columns), mapped from the file."""
+        with safe_open(str(self.stored.file), framework="pt") as file:
+            matrix: Tensor = file.get_tensor(self.name)
+        return matrix.view(self.stored.shape[0], -1)[: self.delta.base_size]
+
+
+def _edits(
+    found: Embeddings,
+    layout: np.ndarray,
+    delta: VocabDelta,
+    inits: tuple[str, str],
+    seed: int,
+    wanted: Parameters,
+    copies: Mapping[str, str],
+) -> tuple[list[EditedTensor], dict[str, _Edit]]:
+    """What is to be done with each tensor."""
+    edited: list[EditedTensor] = []
+    edits: dict[str, _Edit] = {}
+    for role, tensors in (
+        ("input", found.inputs),
+        ("output", found.outputs),
+        ("bias", found.bias),
+    ):
+        init = inits[role != "input"]
+        context = Context(seed, wanted.initializer_range, role != "input")
+        for name, stored in tensors.items():
+            edits[name] = _Edit(stored, copies.get(name, name), layout, delta, init, context)
+            edited.append(EditedTensor(name, role, init, found.rows, len(layout)))
+    return edited, edits
+
+
+def _pieces(layout: np.ndarray, base_rows: int, new: Tensor, fill: Tensor) -> list[Rows | Tensor]:
+    """Neighbours of one source in one piece."""
+    kind = (layout >= base_rows).astype(np.int8) + (layout == base_rows + len(new))
+    breaks = np.flatnonzero((np.diff(kind) != 0) | ((np.diff(layout) != 1) & (kind[1:] != 2)))
+    bounds = [0, *(breaks + 1).tolist(), len(layout)]
+    pieces: list[Rows | Tensor] = []
+    for start, end in pairwise(bounds):
+        first, count = int(layout[start]), end - start
+        if kind[start] == 0:
+            pieces.append(Rows(first, count))
+        elif kind[start] == 1:
+            pieces.append(new[first - base_rows : first - base_rows + count])
+        else:
+            pieces.append(fill.expand(count, -1))
+    return pieces
+
+
+def _write_index(
+    base: Path,
+    folder: Path,
+    edited: list[EditedTensor],
+    copies: Mapping[str, str],
+) -> None:
+    """The base's index with the new sizes; tensors stay in files of the same names."""
+    if not (base / INDEX).is_file():
         return
-    path = folder / "config.json"
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    place = config if "vocab_size" in config else config.get("text_config", config)
-    place["vocab_size"] = rows
-    write_json(path, config)
+    if not edited:
+        shutil.copyfile(base / INDEX, folder / INDEX)
+        return
+    index = json.loads((base / INDEX).read_text(encoding="utf-8"))
+    weights = index["weight_map"]
+    weights |= {name: weights[origin] for name, origin in copies.items()}
+    files = {name: read_header(folder / name)[0] for name in set(weights.values())}
+    stored = [tensor for held in files.values() for tensor in held.values()]
+    metadata = index.setdefault("metadata", {})
+    metadata["total_size"] = sum(tensor.bytes_ for tensor in stored)
+    if "total_parameters" in metadata:
+        metadata["total_parameters"] = sum(math.prod(tensor.shape) for tensor in stored)
+    write_json(folder / INDEX, index)

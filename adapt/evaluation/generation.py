@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from transformers import GenerationConfig
 
-from adapt.progress import watched
+from adapt.generation import complete
 from adapt.training.batches import prompt_ids
 
 
-@torch.inference_mode()
 def generate(
     model: Any,  # noqa: ANN401
     tokenizer: Any,  # noqa: ANN401
@@ -22,6 +20,7 @@ def generate(
     max_length: int,
     batch_size: int,
     label: str,
+    heal: bool = False,
 ) -> list[str]:
     """Answers each prompt greedily.
 
@@ -33,30 +32,27 @@ def generate(
         max_length: Prompts lose tokens from their left beyond this.
         batch_size: Prompts at once, those of like length together.
         label: For the progress bar.
+        heal: Whether the prompt's last tokens may be made anew (`adapt.generation.heal`). Not by
+            default: a task's prompt ends in the chat template's own text, or a line break, after
+            which training begins the answer with a token of its own (`encode_completion`). Such
+            a prompt ends where the model saw prompts end, and healing would take that away.
     """
-    encoded = [prompt_ids(tokenizer, prompt)[-max_length:] for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     config = GenerationConfig(
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
+        pad_token_id=tokenizer.pad_token_id
+        if tokenizer.pad_token_id is not None
+        else tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    texts = [""] * len(prompts)
-    for batch in watched(
-        [order[i : i + batch_size] for i in range(0, len(order), batch_size)], label
-    ):
-        longest = max(len(encoded[i]) for i in batch)
-        fill = [longest - len(encoded[i]) for i in batch]
-        ids = torch.tensor([[pad] * n + encoded[i] for i, n in zip(batch, fill, strict=True)])
-        mask = torch.tensor([[0] * n + [1] * (longest - n) for n in fill])
-        output = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            generation_config=config,
-        )
-        for i, row in zip(batch, output[:, longest:].tolist(), strict=True):
-            texts[i] = tokenizer.decode(row, skip_special_tokens=True).strip()
-    return texts
+    answers = complete(
+        model,
+        tokenizer,
+        [prompt_ids(tokenizer, prompt)[-max_length:] for prompt in prompts],
+        heal=heal,
+        batch_size=batch_size,
+        label=label,
+        generation_config=config,
+    )
+    return [answer.text.strip() for answer in answers]

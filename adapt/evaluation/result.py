@@ -43,6 +43,29 @@ class TaskScores:
 
 
 @dataclass(frozen=True)
+class EdgeScores:
+    """What follows a prompt's end, where a text was cut before a space (`evaluation.edges`).
+
+    Attributes:
+        cuts: Texts cut.
+        bytes_: UTF-8 bytes that follow the cuts and were scored, in all.
+        dropped_share: Of cuts where healing had tokens to drop.
+        crossed_share: Of cuts that the text's own tokens reach across.
+        plain: Bits per byte after the prompt's own tokens, with its 95 % bootstrap interval.
+        healed: The same with token healing.
+        difference: Healed minus plain, paired by cut; below zero, healing helps.
+    """
+
+    cuts: int
+    bytes_: int
+    dropped_share: float
+    crossed_share: float
+    plain: Interval
+    healed: Interval
+    difference: Interval
+
+
+@dataclass(frozen=True)
 class ModelScores:
     """All scores of one model.
 
@@ -52,12 +75,14 @@ class ModelScores:
         tasks: By name.
         characters_per_second: Of decoding, at a fixed number of tokens; None where no held-out
             document is long enough to be continued.
+        edge: On held-out domain text; None where it was not measured, or no text can be cut.
     """
 
     domain: Likelihood
     general: Likelihood | None
     tasks: dict[str, TaskScores]
     characters_per_second: float | None
+    edge: EdgeScores | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the stage's manifest."""
@@ -82,6 +107,7 @@ class ModelScores:
             general and _likelihood(general),
             tasks,
             record["characters_per_second"],
+            _edge(record.get("edge")),
         )
 
 
@@ -89,3 +115,10 @@ def _likelihood(record: dict[str, Any]) -> Likelihood:
     return Likelihood(
         tuple(record["bits"]), tuple(record["bytes_"]), Interval(**record["interval"])
     )
+
+
+def _edge(record: dict[str, Any] | None) -> EdgeScores | None:
+    if record is None:
+        return None
+    intervals = {name: Interval(**record[name]) for name in ("plain", "healed", "difference")}
+    return EdgeScores(**{**record, **intervals})

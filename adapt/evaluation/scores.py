@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from adapt.corpus import Corpus
 from adapt.evaluation.bootstrap import mean_interval, ratio_interval
+from adapt.evaluation.edges import edge_scores
 from adapt.evaluation.likelihood import document_bits
 from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
 from adapt.evaluation.speed import decoding_speed
@@ -22,6 +23,10 @@ Item = TypeVar("Item")
 
 # Examples of a task that go to the report.
 _SHOWN = 20
+
+# Prompts that end inside a text: enough to see an effect, in a few seconds.
+_CUTS = 64
+_CUT_BYTES = 48
 
 
 def score_model(
@@ -70,7 +75,17 @@ def score_model(
         rounds=3,
         label=f"{name}: decoding",
     )
-    return ModelScores(domain, general, tasks, speed)
+    edge = edge_scores(
+        model,
+        tokenizer,
+        held_out,
+        cuts=_CUTS,
+        max_bytes=_CUT_BYTES,
+        batch_size=section.per_device_eval_batch_size,
+        seed=seed,
+        label=f"{name}: edges of prompts",
+    )
+    return ModelScores(domain, general, tasks, speed, edge)
 
 
 def sample(texts: Iterable[str], documents: int, max_bytes: int, seed: int) -> list[str]:

@@ -87,23 +87,100 @@ class CorpusSection(Section):
         return self
 
 
+Budget = Annotated[
+    Annotated[int, Field(gt=0), Tag("number")] | Annotated[Literal["auto"], Tag("name")],
+    Discriminator(lambda value: "name" if value == "auto" else "number"),
+]
+Terms = Annotated[
+    Annotated[list[str], Tag("list")] | Annotated[str, Tag("file")],
+    Discriminator(lambda value: "file" if isinstance(value, str) else "list"),
+]
+
+
 class TokenizerSection(Section):
     """What becomes of the vocabulary."""
 
-    mode: Literal["extend", "keep"] = Field("extend", description="extend adds units; keep: none.")
-    new_tokens: int = Field(2000, gt=0, description="Units to add; tokens.")
+    mode: Literal["extend", "keep", "replace", "prune", "train"] = Field(
+        "extend",
+        description="extend adds units; replace gives them the ids of tokens that are hardly "
+        "used; prune drops tokens that are not; train makes a new tokenizer; keep: nothing.",
+    )
+    new_tokens: Budget = Field(
+        2000,
+        description="Units to add; tokens. auto: as many as pay for themselves on the validation "
+        "side, in tokens times parameters.",
+    )
     multiword: bool = Field(True, description="Units may cross spaces where that is proven safe.")
     min_frequency: int = Field(3, ge=1, description="A unit occurs at least so often.")
-    terms: list[str] = Field(
-        default_factory=list, description="Terms that each become one token, whatever the corpus."
+    max_words: int | None = Field(None, gt=0, description="Longest unit; words.")
+    max_length: int | None = Field(None, gt=1, description="Longest unit; characters.")
+    score: Literal["frequency", "kl", "terms"] = Field(
+        "frequency",
+        description="What ranks units. frequency: tokens saved; kl: also how much more frequent "
+        "than in general text; terms: tokens saved on score_terms.",
     )
+    score_terms: str | None = Field(
+        None, description="File of domain terms that score: terms ranks by, one a line."
+    )
+    fragment_score: float | None = Field(
+        None,
+        ge=1.0,
+        description="With score: terms, stop when the terms take so many tokens a word.",
+    )
+    terms: Terms = Field(
+        default_factory=list,
+        description="Terms that each become one token, whatever the corpus; a list, or a file "
+        "with one a line, where # begins a comment.",
+    )
+    term_forms: list[Literal["as_is", "leading_space", "capitalised"]] = Field(
+        ["as_is", "leading_space"],
+        min_length=1,
+        description="How terms are written: as given, after a space, after a space with a capital.",
+    )
+    prune: bool = Field(False, description="Drop what neither domain nor general text uses.")
+    vocab_size: int | None = Field(
+        None, gt=0, description="Of mode train; tokens, special ones included."
+    )
+    model: Literal["bpe", "wordpiece", "unigram"] | None = Field(
+        None, description="Of mode train; null: what the base has."
+    )
+
+    @property
+    def needs_general(self) -> bool:
+        """Whether general text says what may go, or what is particular to the domain."""
+        return self.prune or self.mode in ("prune", "replace") or self.score == "kl"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TokenizerSection:
+        if (self.mode == "train") != (self.vocab_size is not None):
+            raise ValueError("mode train needs vocab_size, and no other mode takes it")
+        if self.model and self.mode != "train":
+            raise ValueError(f"model is for mode train, got mode {self.mode}")
+        if self.score == "terms" and not self.score_terms:
+            raise ValueError("score terms needs score_terms, a file of terms")
+        if self.prune and self.mode not in ("extend", "prune"):
+            raise ValueError(f"prune goes with mode extend, got mode {self.mode}")
+        if self.mode == "replace" and self.new_tokens == "auto":
+            raise ValueError("mode replace adds no parameters, so new_tokens: auto has no answer")
+        return self
+
+
+Initialisation = Literal["mean", "weighted", "first", "last", "global", "random"]
 
 
 class EmbeddingsSection(Section):
     """Where the rows of new tokens come from."""
 
-    init: Literal["mean"] = Field(
-        "mean", description="mean: average of the rows of the base tokens a unit is made of."
+    init: Initialisation = Field(
+        "mean",
+        description="mean, weighted (to the ends), first, last: of the rows of the base tokens "
+        "that a unit is made of; global: drawn around the mean of all rows; random: a control.",
+    )
+    init_output: Initialisation | None = Field(
+        None, description="The same of output rows, where the base has its own; null: as init."
+    )
+    pad_to_multiple_of: int | None = Field(
+        None, gt=0, description="Rows are padded to a multiple of this, for tensor cores; rows."
     )
 
 
@@ -271,6 +348,30 @@ class Recipe(Section):
     training: TrainingSection
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     publish: PublishSection = Field(default_factory=PublishSection)
+
+    @model_validator(mode="after")
+    def _loads_from_the_hub(self) -> Recipe:
+        moved = self.tokenizer.prune or self.tokenizer.mode in ("prune", "train")
+        if self.publish.push_to_hub and moved:
+            raise ValueError(
+                "an adapter whose tokens have other ids than the base's works on the adapted base "
+                "alone, which publish does not upload yet"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _text_for_the_vocabulary(self) -> Recipe:
+        if self.tokenizer.needs_general and not self.corpus.general:
+            raise ValueError(
+                "tokenizer modes prune and replace, tokenizer.prune and score kl need "
+                "corpus.general, or general language would be lost unseen"
+            )
+        if self.tokenizer.new_tokens == "auto" and not self.corpus.validation_fraction:
+            raise ValueError(
+                "tokenizer.new_tokens auto is chosen on the validation side, and "
+                "corpus.validation_fraction is 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sft_has_tasks(self) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Console
@@ -10,8 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from adapt.fertility import Fertility
+from adapt.fertility import RENYI_ALPHA, Fertility, SplitWord
+from adapt.reporting.html import visible
 from adapt.reporting.summary import MODELS, Row, Summary, table
+from adapt.reporting.tokens import NO_TEXT_NOTE, cut
 
 
 def print_summary(summary: Summary, console: Console) -> None:
@@ -47,34 +49,82 @@ def _cell(row: Row, model: str, best: float | None) -> str:
 
 
 def fertility_table(measured: Sequence[Fertility], title: str) -> Table:
-    """Tokenizers side by side on one text."""
-    drawn = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    drawn.add_column("")
+    """Tokenizers side by side on one text; the first is what lengths are relative to."""
+    drawn = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
+    drawn.add_column("", no_wrap=True)
     for fertility in measured:
         drawn.add_column(escape(fertility.name), justify="right", overflow="fold")
-    lines = {
-        "tokens": [f"{f.tokens:,}" for f in measured],
-        "tokens per word": [f"{f.tokens_per_word:.3f}" for f in measured],
-        "bytes per token": [f"{f.bytes_per_token:.3f}" for f in measured],
-        "words of two tokens or more": [f"{f.continued_word_share:.1%}" for f in measured],
-        "terms that are one token": [
-            "–" if f.single_token_term_share is None else f"{f.single_token_term_share:.1%}"
-            for f in measured
-        ],
-        "unknown tokens": [f"{f.unknown_rate:.2%}" for f in measured],
-    }
-    for name, cells in lines.items():
-        drawn.add_row(name, *cells)
+    for label, cell in _LINES.items():
+        cells = [cell(fertility) for fertility in measured]
+        if any(cells):
+            drawn.add_row(label, *(text or "–" for text in cells))
+    contexts = {f.context for f in measured if f.context}
+    if len(contexts) == 1:
+        words = [f"{f.words_in_context or 0:,.0f}" for f in measured]
+        drawn.add_row(f"words in {contexts.pop():,} tokens", *words)
     return drawn
+
+
+def _formatted(metric: str, form: str) -> Callable[[Fertility], str]:
+    """A cell of the table: empty where the metric has no value."""
+
+    def cell(fertility: Fertility) -> str:
+        value = getattr(fertility, metric)
+        return "" if value is None else format(value, form)
+
+    return cell
+
+
+# The lines of the table; one that no tokenizer has a value for is left out.
+_LINES: dict[str, Callable[[Fertility], str]] = {
+    "tokens": _formatted("tokens", ",d"),
+    "length, the first being 1": _formatted("normalized_sequence_length", ".3f"),
+    "tokens per word": _formatted("tokens_per_word", ".3f"),
+    "tokens per character": _formatted("tokens_per_character", ".3f"),
+    "bytes per token": _formatted("bytes_per_token", ".3f"),
+    "words of two tokens or more": _formatted("continued_word_share", ".1%"),
+    "terms that are one token": _formatted("single_token_term_share", ".1%"),
+    "unknown tokens": _formatted("unknown_rate", ".2%"),
+    f"Rényi efficiency, α = {RENYI_ALPHA}": _formatted("renyi_efficiency", ".3f"),
+    "vocabulary": _formatted("vocabulary", ",d"),
+    "vocabulary in use": _formatted("vocabulary_used_share", ".1%"),
+}
 
 
 def most_split_table(fertility: Fertility, count: int) -> Table:
     """The words that cost most, with their pieces."""
-    drawn = Table(title=f"{escape(fertility.name)}: words that cost most", box=box.SIMPLE_HEAD)
-    for column in ("word", "times", "pieces"):
-        drawn.add_column(column, justify="right" if column == "times" else "left")
-    for word in fertility.most_split_words[:count]:
-        # A piece that only continues a character has no text of its own.
-        pieces = "|".join(p or "·" for p in word.pieces)
-        drawn.add_row(Text(word.word), f"{word.count:,}", Text(pieces))
+    drawn = Table(
+        title=f"{escape(fertility.name)}: words that cost most",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
+    drawn.add_column("word", overflow="fold")
+    drawn.add_column("times", justify="right", no_wrap=True)
+    drawn.add_column("tokens", justify="right", no_wrap=True)
+    drawn.add_column("pieces", overflow="fold")
+    shown = fertility.most_split_words[:count]
+    for word in shown:
+        numbers = (f"{word.count:,}", f"{len(word.pieces)}")
+        drawn.add_row(Text(visible(word.word)), *numbers, cut(word.pieces))
+    return _noted(drawn, shown)
+
+
+def most_split_terms_table(fertility: Fertility, count: int) -> Table:
+    """The terms that need most tokens, cut as they are."""
+    drawn = Table(
+        title=f"{escape(fertility.name)}: terms that cost most",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
+    drawn.add_column("tokens", justify="right", no_wrap=True)
+    drawn.add_column("term, after a space", overflow="fold")
+    shown = fertility.most_split_terms[:count]
+    for term in shown:
+        drawn.add_row(f"{len(term.pieces)}", cut(term.pieces))
+    return _noted(drawn, shown)
+
+
+def _noted(drawn: Table, shown: Sequence[SplitWord]) -> Table:
+    if any("" in word.pieces for word in shown):
+        drawn.caption, drawn.caption_justify = NO_TEXT_NOTE, "left"
     return drawn

@@ -6,15 +6,17 @@ the page's own content security policy forbids scripts and any request.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from adapt.fertility import Fertility, SplitWord, saved
-from adapt.reporting.summary import MODELS, Row, Summary, table
+from adapt.fertility import RENYI_ALPHA, Fertility, SplitWord, saved
+from adapt.reporting import plots
+from adapt.reporting.summary import MODELS, Row, Summary, edge_rows, table
 from adapt.training.result import PhaseResult
+from adapt.vocab.budget import cheapest
 from adapt.workspace import write_text
 
 # How the verdict looks, by choice; a sign as well, for colour alone tells not everyone.
@@ -27,6 +29,7 @@ _LOOKS = {
 _EXAMPLES = 10  # of each task
 _WORDS = 15  # of each list of split words
 _NEW_TOKENS = 60
+_REPLACED = 50
 
 # Browsers drop control characters, or the rest of the page with them; their pictures are shown.
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
@@ -55,7 +58,7 @@ def render(summary: Summary) -> str:
     environment.filters |= {
         "number": _number,
         "signed": lambda value, digits: _number(value, digits, "+"),
-        "share": lambda value: f"{value:.1%}",
+        "share": _share,
         "size": _size,
         "duration": _duration,
         "visible": visible,
@@ -68,14 +71,24 @@ def render(summary: Summary) -> str:
         trained=[(name, summary.trained[name]) for name in MODELS if name in summary.trained],
         look=_LOOKS.get(summary.verdict.choice, ("same", "?")),
         rows=rows,
+        edge_rows=edge_rows(summary),
+        edges=[
+            (name, edge)
+            for name in MODELS
+            if name in summary.scores and (edge := summary.scores[name].edge)
+        ],
         best=_best,
         saved=saved,
+        tokenization_lines=_tokenization_lines,
         segmentations=_segmentations(before, after),
         split_now=after.most_split_words[:_WORDS],
         new_tokens=summary.vocabulary.delta.added[:_NEW_TOKENS],
         phases=phases,
-        charts=[chart for phase in phases if (chart := _chart(phase))],
-        plot=_PLOT,
+        loss_plots=[plot for phase in phases if (plot := plots.losses(phase))],
+        savings=plots.savings(summary.vocabulary.curve),
+        chosen=cheapest(summary.vocabulary.curve) if summary.vocabulary.curve else None,
+        replaced=summary.vocabulary.replaced[:_REPLACED],
+        plot_size=plots.PLOT,
         tasks=[
             (
                 name,
@@ -134,11 +147,54 @@ def _phases(summary: Summary) -> list[dict[str, PhaseResult]]:
     return [dict(zip(trained, phase, strict=True)) for phase in zip(*trained.values(), strict=True)]
 
 
+@dataclass(frozen=True)
+class _Line:
+    """One measure of tokenization; `better` is empty where neither more nor less is."""
+
+    measure: str
+    better: str
+    before: str
+    after: str
+
+
+def _tokenization_lines(before: Fertility, after: Fertility) -> list[_Line]:
+    """Every measure of tokenization that either has."""
+
+    def number(digits: int) -> Callable[[float | None], str]:
+        return lambda value: _number(value, digits)
+
+    measures: list[tuple[str, str, str, Callable[[float | None], str]]] = [
+        ("tokens", "lower", "tokens", number(0)),
+        ("length, the base's being 1", "lower", "normalized_sequence_length", number(3)),
+        ("tokens per word", "lower", "tokens_per_word", number(3)),
+        ("bytes per token", "higher", "bytes_per_token", number(3)),
+        ("tokens per character", "lower", "tokens_per_character", number(3)),
+        (f"words in {before.context or 0:,} tokens", "higher", "words_in_context", number(0)),
+        ("words of two tokens or more", "lower", "continued_word_share", _share),
+        ("terms that are one token", "higher", "single_token_term_share", _share),
+        ("unknown tokens", "lower", "unknown_rate", _share),
+        ("vocabulary", "", "vocabulary", number(0)),
+        ("different tokens used", "", "vocabulary_used", number(0)),
+        ("share of the vocabulary used", "", "vocabulary_used_share", _share),
+        (f"Rényi efficiency, α = {RENYI_ALPHA}", "higher", "renyi_efficiency", number(3)),
+    ]
+    lines = []
+    for measure, better, field, form in measures:
+        values = getattr(before, field), getattr(after, field)
+        if values != (None, None):
+            lines.append(_Line(measure, better, *map(form, values)))
+    return lines
+
+
 # -- numbers and text -----------------------------------------------------------------------
 
 
 def _number(value: float | None, digits: int = 0, sign: str = "") -> str:
     return "–" if value is None else f"{value:{sign},.{digits}f}".replace("-", "−")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}".replace("-", "−")
 
 
 def _size(bytes_: float) -> str:
@@ -159,69 +215,3 @@ def _duration(seconds: float) -> str:
 def visible(text: str) -> str:
     """Text of a token with blanks as signs, and what has no picture as its code point."""
     return "".join(_SIGNS.get(c) or (c if c.isprintable() else f"\\u{ord(c):04x}") for c in text)
-
-
-# -- loss curves ----------------------------------------------------------------------------
-
-_PLOT = (376, 182)  # width and height of the plot in the drawing's units; the page scales it
-
-
-@dataclass(frozen=True)
-class _Curve:
-    """A model's losses: `points` for a polyline, its end, first and last loss."""
-
-    model: str
-    points: str
-    end: tuple[float, float]
-    first: float
-    last: float
-
-
-@dataclass(frozen=True)
-class _Chart:
-    """A phase: curves, and ticks as (position, label)."""
-
-    phase: str
-    curves: list[_Curve]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-
-
-def _chart(phase: dict[str, PhaseResult]) -> _Chart | None:
-    """Draws one phase of each model; None where no loss was logged."""
-    width, height = _PLOT
-    logged = {model: result for model, result in phase.items() if result.losses}
-    if not logged:
-        return None
-    losses = [loss for result in logged.values() for _, loss in result.losses]
-    room = 0.05 * (max(losses) - min(losses)) or 0.5
-    low, high = min(losses) - room, max(losses) + room
-    steps = max(result.losses[-1][0] for result in logged.values())
-
-    def x(step: float) -> float:
-        return round(width * step / steps, 1)
-
-    def y(loss: float) -> float:
-        return round(height * (high - loss) / (high - low), 1)
-
-    curves = []
-    for model, result in logged.items():
-        points = [(x(step), y(loss)) for step, loss in result.losses]
-        drawn = " ".join(f"{a},{b}" for a, b in points)
-        curves.append(_Curve(model, drawn, points[-1], result.losses[0][1], result.losses[-1][1]))
-    return _Chart(
-        next(iter(logged.values())).name,
-        curves,
-        [(x(tick), f"{tick:,.0f}") for tick in _ticks(0, steps, at_least=1)],
-        [(y(tick), f"{tick:g}") for tick in _ticks(low, high)],
-    )
-
-
-def _ticks(low: float, high: float, at_least: float = 0) -> list[float]:
-    """Up to nine numbers in [low, high], apart by 1, 2 or 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10((high - low) / 8))
-    apart = next(m * power for m in (1, 2, 5, 10, 20) if (high - low) / (m * power) <= 8)
-    apart = max(apart, at_least)
-    return [
-        round(n * apart, 10) for n in range(math.ceil(low / apart), math.floor(high / apart) + 1)
-    ]

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from adapt.corpus.result import CorpusStatistics
+from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.compare import Comparison, Verdict
 from adapt.evaluation.result import ModelScores
 from adapt.fertility import Fertility, FertilityReport
@@ -54,6 +55,7 @@ class Summary:
             "base": self.base,
             "verdict": asdict(self.verdict),
             "table": [asdict(row) for row in table(self)],
+            "edge": [asdict(row) for row in edge_rows(self)],
             "comparisons": {k: asdict(v) for k, v in self.comparisons.items()},
             "scores": {k: v.to_json() for k, v in self.scores.items()},
             "training": {k: v.to_json() for k, v in self.trained.items()},
@@ -151,4 +153,18 @@ def _task_rows(summary: Summary, models: list[str], task: str) -> list[Row]:
         values: dict[str, float | None] = {m: s.metrics[metric] for m, s in scores.items()}
         intervals = {m: (s.main.low, s.main.high) for m, s in scores.items()} if main else {}
         rows.append(Row(f"{task}: {name}", "higher", values, digits, intervals))
+    return rows
+
+
+def edge_rows(summary: Summary) -> list[Row]:
+    """What follows a prompt's end, plain and healed; no rows where it was not measured."""
+    edges = {m: summary.scores[m].edge for m in MODELS if m in summary.scores}
+    known = {m: edge for m, edge in edges.items() if edge is not None}
+    rows = []
+    for way in ("plain", "healed", "difference") if known else ():
+        found: dict[str, Interval] = {m: getattr(edge, way) for m, edge in known.items()}
+        values = {m: found[m].value if m in found else None for m in edges}
+        intervals = {m: (f.low, f.high) for m, f in found.items()}
+        name = "healed minus plain" if way == "difference" else way
+        rows.append(Row(f"bits per byte after a cut, {name}", "lower", values, 3, intervals))
     return rows

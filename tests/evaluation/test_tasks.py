@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 from adapt.evaluation.classification import answer_log_probabilities, classify
 from adapt.evaluation.generation import generate
 from adapt.evaluation.speed import decoding_speed
+from adapt.generation import complete
 from adapt.training.batches import completion_ids, prompt_ids
 from adapt.vocab import load_tokenizer
 
@@ -51,6 +52,22 @@ def test_batches_of_padded_prompts_give_what_each_prompt_gives_alone(pair):
     together = generate(model, tokenizer, PROMPTS, batch_size=3, **settings)
     alone = [generate(model, tokenizer, [p], batch_size=1, **settings)[0] for p in PROMPTS]
     assert together == alone
+
+
+def test_prompts_end_where_training_ended_them_unless_healed(pair):
+    model, tokenizer = pair
+    settings = {"max_length": 256, "batch_size": 1, "label": ""}
+    plain = generate(model, tokenizer, PROMPTS[:1], max_new_tokens=4, **settings)
+    healed = generate(model, tokenizer, PROMPTS[:1], max_new_tokens=4, heal=True, **settings)
+    prompt = prompt_ids(tokenizer, PROMPTS[0])
+    ids = torch.tensor([prompt])
+    options = {"max_new_tokens": 4, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    stock = model.generate(ids, pad_token_id=tokenizer.pad_token_id, **options)[0, len(prompt) :]
+    assert plain == [tokenizer.decode(stock, skip_special_tokens=True).strip()]
+    anew = complete(
+        model, tokenizer, [prompt], heal=True, batch_size=1, max_new_tokens=4, do_sample=False
+    )
+    assert healed == [anew[0].text.strip()]
 
 
 def test_decoding_speed_counts_characters_of_answers_of_a_fixed_length(pair):

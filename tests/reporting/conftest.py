@@ -8,12 +8,14 @@ import pytest
 from adapt.corpus.result import CorpusStatistics, TextStatistics
 from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.compare import Comparison, Verdict
-from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
+from adapt.evaluation.result import EdgeScores, Likelihood, ModelScores, TaskScores
 from adapt.fertility import Fertility, FertilityReport, SplitWord
 from adapt.reporting.summary import Summary
 from adapt.training.result import PhaseResult, Trained
-from adapt.vocab import NewToken, VocabDelta, Vocabulary
+from adapt.vocab import Kept, NewToken, VocabDelta, Vocabulary
 from adapt.vocab.audit import Audit
+from adapt.vocab.budget import Point
+from adapt.vocab.prune import Replaced
 
 BEFORE = (
     SplitWord("abnormality", 40, ("ab", "normal", "ity")),
@@ -37,11 +39,37 @@ def fertility(name: str, tokens: int, words: tuple[SplitWord, ...]) -> Fertility
         single_token_term_share=0.125,
         unknown_rate=0.0,
         most_split_words=words,
+        renyi_efficiency=tokens / 5000,
+        vocabulary=300,
+        vocabulary_used=150,
+        vocabulary_used_share=0.5,
+        context=2048,
+        words_in_context=2_048_000 / tokens,
     )
+
+
+# As of a base of 135 million parameters: the cheapest size is neither the first nor the last.
+CURVE = tuple(
+    Point(size, 10_000 - saved, saved / 10_000, (1 - saved / 10_000) * (1 + size / 60_000))
+    for size, saved in [
+        (0, 0), (125, 500), (177, 690), (250, 910), (354, 1130), (500, 1370), (707, 1600),
+        (1000, 1830), (1414, 2070), (2000, 2300), (2828, 2520), (4000, 2730), (5657, 2920),
+        (8000, 3080), (11314, 3200), (16000, 3300), (22627, 3370), (32000, 3400),
+    ]
+)  # fmt: skip
 
 
 def likelihood(value: float) -> Likelihood:
     return Likelihood((value * 100,), (100,), Interval(value, value - 0.05, value + 0.05))
+
+
+def edge(plain: float, healed: float, crossed: float) -> EdgeScores:
+    def around(value: float) -> Interval:
+        return Interval(value, value - 0.02, value + 0.02)
+
+    return EdgeScores(
+        64, 3000, 0.75, crossed, around(plain), around(healed), around(healed - plain)
+    )
 
 
 def scores(domain: float, general: float, accuracy: float, answer: str) -> ModelScores:
@@ -60,7 +88,13 @@ def scores(domain: float, general: float, accuracy: float, answer: str) -> Model
         examples=(("Define: seizure", "A sudden event", f"{answer} event"),),
     )
     tasks = {"organ": classification, "define": generation}
-    return ModelScores(likelihood(domain), likelihood(general), tasks, accuracy * 100)
+    return ModelScores(
+        likelihood(domain),
+        likelihood(general),
+        tasks,
+        accuracy * 100,
+        edge(domain + 0.2, domain + 0.1 * accuracy + 0.15, 0.5 * (domain < 0.9)),
+    )
 
 
 def trained(name: str, tokens: int, losses: tuple[tuple[int, float], ...]) -> Trained:
@@ -87,11 +121,18 @@ def summary() -> Summary:
         vocabulary=Vocabulary(
             Path("tokenizer"),
             VocabDelta(
-                300, 300, tuple(NewToken(300 + i, f"Ġt{i}", f" t {i}", (1, 2)) for i in range(70))
+                300,
+                370,
+                (Kept(0, 0, 300),),
+                tuple(NewToken(300 + i, f"Ġt{i}", f" t {i}", (1, 2)) for i in range(70)),
             ),
             joints=(" ", ", "),
             notes=("units stay inside digits",),
-            audit=Audit(25_000, 0, 0, 0, 0),
+            audit=Audit(25_000, {"more tokens than with the base": 0, "a new unknown token": 3}, 7),
+            curve=CURVE,
+            replaced=tuple(
+                Replaced(i, f"old{i}", f" old {i}", i // 2, f"Ġt{i}", f" t {i}") for i in range(70)
+            ),
         ),
         fertility=FertilityReport(
             (fertility("base", 2000, BEFORE), fertility("adapted", 1500, AFTER)),
@@ -123,12 +164,19 @@ def summary() -> Summary:
 def bare(summary) -> Summary:
     """A run in keep mode with no control, no general text and no tasks."""
     words = fertility("base", 2000, ())
-    alone = {m: replace(summary.scores[m], general=None, tasks={}) for m in ("base", "adapted")}
+    alone = {
+        m: replace(summary.scores[m], general=None, tasks={}, edge=None)
+        for m in ("base", "adapted")
+    }
     return replace(
         summary,
         corpus=CorpusStatistics(summary.corpus.splits, {}, {}, []),
         vocabulary=Vocabulary(
-            Path("tokenizer"), VocabDelta(300, 300), (), (), Audit(10, 0, 0, 0, 0)
+            Path("tokenizer"),
+            VocabDelta(300, 300, (Kept(0, 0, 300),)),
+            (),
+            (),
+            Audit(10, {}),
         ),
         fertility=FertilityReport((words, replace(words, name="adapted")), ()),
         trained={"adapted": summary.trained["adapted"]},

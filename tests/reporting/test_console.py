@@ -1,11 +1,14 @@
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from adapt.fertility import FertilityReport, SplitWord
 from adapt.reporting.console import (
     fertility_table,
     most_split_table,
+    most_split_terms_table,
     print_summary,
     summary_table,
 )
@@ -14,10 +17,10 @@ from adapt.reporting.summary import Row, table
 BOLD = "\x1b[1m"
 
 
-def printed(thing, *, styled=False):
+def printed(thing, *, styled=False, width=120):
     console = Console(
         file=io.StringIO(),
-        width=120,
+        width=width,
         force_terminal=styled,
         color_system="standard" if styled else None,
     )
@@ -84,3 +87,54 @@ def test_split_words_show_pieces_without_text(summary):
     text = printed(most_split_table(summary.fertility.domain[0], 2))
     assert "ab|normal|ity" in text
     assert "心|·" in text
+    assert "心|· " in text
+    assert "· stands for a token that begins no" in text
+    assert "stands for" not in printed(most_split_table(summary.fertility.domain[0], 1))
+
+
+def test_fertility_of_a_context_and_of_older_reports(summary):
+    none = dict.fromkeys(
+        ("renyi_efficiency", "vocabulary", "vocabulary_used_share", "context", "words_in_context")
+    )
+    old = [replace(one, **none) for one in summary.fertility.domain]
+    text = printed(fertility_table(old, "domain text"))
+    assert line(text, "length").split()[-2:] == ["1.000", "0.750"]
+    assert not any(name in text for name in ("Rényi", "vocabulary", "words in"))
+    figures = {"renyi_efficiency": 0.4321, "vocabulary": 49152, "vocabulary_used_share": 0.25}
+    one = replace(old[0], context=4096, words_in_context=2048.0, **figures)
+    new = FertilityReport((one, replace(old[1], context=4096, words_in_context=2730.7)), ())
+    text = printed(fertility_table(new.domain, "domain text"))
+    assert line(text, "words in 4,096 tokens").split()[-2:] == ["2,048", "2,731"]
+    assert line(text, "Rényi efficiency, α = 2.5").split()[-2:] == ["0.432", "–"]
+    assert line(text, "vocabulary in use").split()[-2:] == ["25.0%", "–"]
+
+
+def test_no_line_is_wider_than_the_terminal(summary):
+    name = "a/very/long/path/of/a/run/that/someone/made/tokenizer"
+    measured = [replace(summary.fertility.domain[0], name=name + str(i)) for i in range(3)]
+    word = SplitWord("w" * 64, 3, ("w" * 60, "w" * 4))
+    long = replace(measured[0], most_split_words=(word,), most_split_terms=(word,))
+    for width in (80, 120):
+        for thing in (
+            fertility_table(measured, "x"),
+            most_split_table(long, 1),
+            most_split_terms_table(long, 1),
+        ):
+            text = printed(thing, width=width)
+            assert max(map(len, text.splitlines())) <= width
+            assert "…" not in text, "nothing is cut off"
+
+
+def test_terms_are_shown_cut(summary):
+    terms = (SplitWord("renal cysts", 1, ("renal", " c", "ysts")), SplitWord("é", 1, ("é", "")))
+    text = printed(
+        most_split_terms_table(replace(summary.fertility.domain[0], most_split_terms=terms), 5)
+    )
+    assert line(text, "renal").split() == ["3", "renal|␣c|ysts"]
+    assert line(text, "é").split() == ["2", "é|·"]
+
+
+def test_control_characters_of_a_word_do_not_reach_the_terminal(summary):
+    word = SplitWord("\x1b[2Jx", 1, ("\x1b[2J", "x"))
+    hostile = replace(summary.fertility.domain[0], most_split_words=(word,))
+    assert "\x1b" not in printed(most_split_table(hostile, 1))

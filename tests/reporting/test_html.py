@@ -11,7 +11,10 @@ from adapt.fertility import FertilityReport, SplitWord
 from adapt.reporting.html import render, visible, write_report
 from adapt.reporting.summary import table
 from adapt.training.result import PhaseResult
-from adapt.vocab import NewToken, VocabDelta
+from adapt.vocab import Kept, NewToken, VocabDelta
+from adapt.vocab.audit import Audit
+from adapt.vocab.budget import Point
+from adapt.vocab.prune import Replaced
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 BLOCKS = {"td", "th", "dt", "dd", "small", "code", "span", "bdi"}
@@ -91,9 +94,13 @@ def hostile_summary(summary):
         fertility=FertilityReport(tuple(fertility), ()),
         vocabulary=replace(
             summary.vocabulary,
-            delta=VocabDelta(300, 300, (NewToken(300, "x", f"token{HOSTILE}", (1, 2)),)),
+            delta=VocabDelta(
+                300, 301, (Kept(0, 0, 300),), (NewToken(300, "x", f"token{HOSTILE}", (1, 2)),)
+            ),
             joints=(HOSTILE,),
             notes=(f"term {HOSTILE}",),
+            audit=Audit(10, {f"promise {HOSTILE}": 1}),
+            replaced=(Replaced(1, "x", f"old{HOSTILE}", 2, "y", f"new{HOSTILE}"),),
         ),
         corpus=replace(
             summary.corpus,
@@ -129,10 +136,11 @@ def test_hostile_text_stays_text(summary):
     page = Page(render(hostile_summary(summary)))
     for where in (
         *("name", "base", "verdict", "term", "reason", "rows", "source", "processor", "recipe:"),
-        *("prompt", "label", "control", "adapted", "phase"),
+        *("prompt", "label", "control", "adapted", "phase", "promise"),
     ):
         assert f"{where} {HOSTILE}" in page.text
-    assert visible(f"token{HOSTILE}") in page.text
+    for where in ("token", "old", "new"):
+        assert visible(f"{where}{HOSTILE}") in page.text
     link = next(a for a in page.attributes("a") if a["href"].startswith("https"))
     assert link["href"].endswith(HOSTILE)
     assert link["rel"] == "noopener noreferrer"
@@ -221,7 +229,51 @@ def test_tokenization_before_and_after(summary, page):
     assert "5.0% of tokens saved" in page.text
     widths = [a["style"] for a in page.attributes("span") if "style" in a]
     assert widths == ["width: 100.00%", "width: 75.00%", "width: 100.00%", "width: 95.00%"]
-    assert "terms that are one token ↑ 12.5% 12.5%" in page.text
+    for line in (
+        "terms that are one token ↑ 12.5% 12.5%",
+        "length, the base's being 1 ↓ 1.000 0.750",
+        "words in 2,048 tokens ↑ 1,024 1,365",
+        "vocabulary 300 300 different tokens used 150 150",
+        "share of the vocabulary used 50.0% 50.0%",
+        "Rényi efficiency, α = 2.5 ↑ 0.400 0.300",
+    ):
+        assert line in page.text
+
+
+def test_measures_of_an_older_report_are_left_out_or_dashes(summary):
+    new = dict.fromkeys(
+        ("renyi_efficiency", "vocabulary", "vocabulary_used", "vocabulary_used_share")
+        + ("context", "words_in_context", "single_token_term_share")
+    )
+    before, after = (replace(one, **new) for one in summary.fertility.domain)
+    old = Page(render(replace(summary, fertility=FertilityReport((before, after), ())))).text
+    assert "Rényi" not in old
+    assert "words in" not in old
+    assert "terms that are one token" not in old
+    assert "unknown tokens ↓ 0.0% 0.0%" in old
+    mixed = FertilityReport((before, summary.fertility.domain[1]), ())
+    assert (
+        "Rényi efficiency, α = 2.5 ↑ – 0.300"
+        in Page(render(replace(summary, fertility=mixed))).text
+    )
+
+
+def test_the_edge_of_a_prompt(summary, page):
+    assert "The edge of a prompt" in page.text
+    assert "(64 cuts, 3.0 kB in all)" in page.text
+    assert "after a cut, plain ↓ 1.400 1.380 to 1.420 1.100" in page.text
+    assert "after a cut, healed ↓ 1.370 1.350 to 1.390 1.100" in page.text
+    assert "healed minus plain ↓ −0.030 −0.050 to −0.010 0.000 −0.020 to 0.020" in page.text
+    assert "base: its tokens cross 0.0% of the cuts, and healing had tokens to drop at 75.0%" in (
+        page.text
+    )
+    assert "adapted: its tokens cross 50.0% of the cuts" in page.text
+    assert "75.0%. Healing helps." in page.text
+    assert "75.0%. Healing and plain are not told apart." in page.text
+    edge = summary.scores["adapted"].edge
+    worse = replace(edge, difference=replace(edge.difference, low=0.01, high=0.03))
+    scores = {**summary.scores, "adapted": replace(summary.scores["adapted"], edge=worse)}
+    assert "Healing costs bits here." in Page(render(replace(summary, scores=scores))).text
 
 
 def test_split_words_show_their_pieces(summary):
@@ -239,10 +291,102 @@ def test_new_tokens_joints_notes_and_audit(summary, page):
     assert "Units may cross, between words: ␣ ,␣" in page.text
     assert "units stay inside digits" in page.text
     assert "checked on 25,000 texts" in page.text
+    assert "more tokens than with the base 0" in page.text
+    assert "a new unknown token 3" in page.text
+    assert "widened pre-tokenizer alone (dropped if any) 7" in page.text
 
 
 def test_signs_for_what_cannot_be_seen():
     assert visible(" a\n\tb\u200b\u00a0é心") == "␣a⏎⇥b\\u200b\\u00a0é心"
+
+
+def places(points):
+    return [tuple(map(float, point.split(","))) for point in points.split()]
+
+
+def test_the_curve_of_sizes_with_the_chosen_one(summary, page):
+    best = min(summary.vocabulary.curve, key=lambda point: point.cost)
+    assert best.new_tokens == 5657
+    assert "5,657 units, which save 29.2% of the tokens of validation text" in page.text
+    drawing = page.attributes("svg")[0]["aria-label"]
+    assert "34.0% with 32,000 units; chosen 5,657 units, which save 29.2%" in drawing
+    curve = places(page.attributes("polyline")[0]["points"])
+    assert len(curve) == len(summary.vocabulary.curve)
+    assert curve[0] == (0.0, 182.0)
+    assert curve[-1][0] == 376.0
+    assert all(a < c and b > d for (a, b), (c, d) in zip(curve, curve[1:], strict=False))
+    # Like steps to the right for like factors, as on a logarithmic axis.
+    steps = [after[0] - before[0] for before, after in zip(curve[9:], curve[10:], strict=False)]
+    assert max(steps) < 1.1 * min(steps)
+    (mark,) = (a for a in page.attributes("circle") if a["class"] == "mark")
+    assert (float(mark["cx"]), float(mark["cy"])) == curve[12]
+    assert "The 18 sizes that were tried" in page.text
+    assert "5,657 chosen 7,080 29.2% 0.7748" in page.text
+    assert page.text.count(" chosen ") == 1
+
+
+@pytest.mark.parametrize(
+    "shares", [(0.0, 0.0), (0.0, -0.1, 0.05), (0.0, 0.2), (0.0, *[0.01 * n for n in range(40)])]
+)
+def test_odd_curves_can_be_drawn(summary, shares):
+    curve = tuple(
+        Point(20 * n, 1000, saved, (1 - saved) * (1 + n / 9)) for n, saved in enumerate(shares)
+    )
+    vocabulary = replace(summary.vocabulary, curve=curve)
+    page = Page(render(replace(summary, vocabulary=vocabulary)))
+    assert page.faults == []
+    for x, y in places(page.attributes("polyline")[0]["points"]):
+        assert 0 <= x <= 376
+        assert 0 <= y <= 182
+    ticks = [
+        float(a["x"])
+        for a in page.attributes("text")
+        if a.get("text-anchor") == "middle" and a.get("y") == "200"
+    ]
+    assert ticks[0] == 0
+    ticks = ticks[: ticks.index(376.0) + 1]
+    assert all(after - before > 20 for before, after in zip(ticks, ticks[1:], strict=False))
+
+
+def test_without_a_search_there_is_no_curve(bare):
+    html = render(bare)
+    assert "How many to add" not in html
+    assert "to new ones" not in html
+    assert 'class="mark"' not in html
+    assert "Audit" not in html  # there was nothing to promise
+
+
+def test_replaced_tokens_the_first_fifty(summary, page):
+    assert "70 tokens of the base gave their ids to new ones" in page.text
+    assert "The first 50 tokens, the least used first; times" in page.text
+    assert "␣old␣0 0 ␣t␣0 " in page.text
+    assert "␣old␣49 24 ␣t␣49 " in page.text
+    assert "␣old␣50" not in page.text
+    few = replace(summary.vocabulary, replaced=summary.vocabulary.replaced[:1])
+    text = Page(render(replace(summary, vocabulary=few))).text
+    assert "1 token of the base gave its id to new ones" in text
+    assert "The 1 token, the least" in text
+
+
+@pytest.mark.parametrize(
+    ("added", "removed", "words"),
+    [
+        (0, 1, "None; 1 token removed from the base's 300."),
+        (0, 12, "None; 12 tokens removed from the base's 300."),
+        (2, 1, "2 added to 300, 1 token removed. The first 2 by id"),
+        (2, 12, "2 added to 300, 12 tokens removed. The first 2 by id"),
+    ],
+)
+def test_removed_tokens_are_told(summary, added, removed, words):
+    delta = VocabDelta(
+        300,
+        300 + added,
+        (Kept(removed, removed, 300 - removed),),
+        tuple(NewToken(300 + i, "x", "x", (50, 51)) for i in range(added)),
+        tuple(range(removed)),
+    )
+    vocabulary = replace(summary.vocabulary, delta=delta)
+    assert words in Page(render(replace(summary, vocabulary=vocabulary))).text
 
 
 def test_training_of_both_models(summary, page):
@@ -251,11 +395,11 @@ def test_training_of_both_models(summary, page):
     assert "its adapter takes 4.9 MB" in page.text
     assert "nats per predicted token" in page.text
     drawing = page.attributes("svg")
-    assert len(drawing) == 1  # the other phase logged nothing
-    assert "control from 3.50 to 2.25, adapted from 4.50 to 2.50" in drawing[0]["aria-label"]
-    curves = {a["class"]: a["points"] for a in page.attributes("polyline")}
-    assert curves.keys() == {"control", "adapted"}
-    points = [tuple(map(float, p.split(","))) for p in curves["adapted"].split()]
+    assert len(drawing) == 2  # that of sizes, and one phase; the other logged nothing
+    assert "control from 3.50 to 2.25, adapted from 4.50 to 2.50" in drawing[1]["aria-label"]
+    curves = [(a["class"], a["points"]) for a in page.attributes("polyline")][1:]
+    assert {model for model, _ in curves} == {"control", "adapted"}
+    points = places(dict(curves)["adapted"])
     assert [x for x, _ in points] == [94.0, 188.0, 376.0]
     assert points[0][1] < points[1][1] < points[2][1]  # a falling loss falls on the page
 
@@ -270,8 +414,7 @@ def test_odd_losses_can_be_drawn(summary, losses):
     page = Page(render(replace(summary, trained=trained)))
     assert page.faults == []
     for curve in page.attributes("polyline"):
-        for point in curve["points"].split():
-            x, y = map(float, point.split(","))
+        for x, y in places(curve["points"]):
             assert 0 <= x <= 376
             assert 0 <= y <= 182
 
@@ -318,7 +461,8 @@ def test_a_run_with_almost_nothing(bare):
     assert "The base splits no word" in page.text
     assert "Nothing was dropped." in page.text
     assert "no SOURCES.json" in page.text
-    assert not any(a["href"] == "#tasks" for a in page.attributes("a"))
+    assert not any(a["href"] in ("#tasks", "#edge") for a in page.attributes("a"))
+    assert "edge of a prompt" not in page.text
     assert page.faults == []
 
 

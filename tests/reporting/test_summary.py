@@ -1,7 +1,8 @@
 import json
 from dataclasses import replace
 
-from adapt.reporting.summary import table
+from adapt.evaluation.result import ModelScores
+from adapt.reporting.summary import edge_rows, table
 
 
 def by_measure(summary):
@@ -61,3 +62,31 @@ def test_the_summary_is_plain_json(summary, bare):
 def test_a_model_without_general_scores_takes_the_row_away(summary):
     scores = {**summary.scores, "base": replace(summary.scores["base"], general=None)}
     assert "bits per byte, general text" not in by_measure(replace(summary, scores=scores))
+
+
+def test_edges_are_rows_of_their_own(summary, bare):
+    rows = {row.measure.split(", ")[1]: row for row in edge_rows(summary)}
+    assert list(rows) == ["plain", "healed", "healed minus plain"]
+    assert rows["plain"].values["base"] == 1.4
+    assert rows["plain"].intervals["base"] == (1.4 - 0.02, 1.4 + 0.02)
+    assert [row["measure"] for row in summary.to_json()["edge"]] == [
+        row.measure for row in rows.values()
+    ]
+    assert edge_rows(bare) == []
+    assert bare.to_json()["edge"] == []
+
+
+def test_a_model_whose_edges_were_not_measured_has_a_dash(summary):
+    scores = {**summary.scores, "control": replace(summary.scores["control"], edge=None)}
+    row = edge_rows(replace(summary, scores=scores))[0]
+    assert list(row.values) == ["base", "control", "adapted"]
+    assert row.values["control"] is None
+    assert "control" not in row.intervals
+
+
+def test_scores_survive_their_manifest(summary, bare):
+    for scores in (summary.scores["adapted"], bare.scores["adapted"]):
+        record = json.loads(json.dumps(scores.to_json()))
+        assert ModelScores.from_json(record) == scores
+    del record["edge"]  # as an earlier version wrote it
+    assert ModelScores.from_json(record) == bare.scores["adapted"]

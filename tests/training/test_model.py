@@ -12,13 +12,12 @@ from adapt.corpus.read import read_documents
 from adapt.embeddings.build import make_adapted_base
 from adapt.recipe.schema import EmbeddingsSection, LoraSection, TokenizerSection
 from adapt.training.model import load_model, new_row_parameters, save_adapter, with_lora
-from adapt.vocab import adapt_vocabulary, load_tokenizer
+from adapt.vocab import Material, adapt_vocabulary, load_tokenizer
 
 MEGABYTE = 10**6
 
 
-def test_two_thousand_rows_and_rank_eight_stay_under_fifteen_megabytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("adapt.vocab._GENERATED", 200)
+def test_two_thousand_rows_and_rank_eight_stay_under_fifteen_megabytes(tmp_path):
     builder = Path(__file__).parents[2] / "data" / "medical.py"
     runpy.run_path(str(builder))["build"](tmp_path / "medical")
     corpus = tmp_path / "medical" / "corpus.jsonl"
@@ -26,7 +25,7 @@ def test_two_thousand_rows_and_rank_eight_stay_under_fifteen_megabytes(tmp_path,
     vocabulary = adapt_vocabulary(
         TokenizerSection(new_tokens=2000),
         load_tokenizer(base.folder),
-        lambda: (document.text for document in islice(read_documents(corpus, "text"), 9000)),
+        Material(lambda: (d.text for d in islice(read_documents(corpus, "text"), 9000))),
         tmp_path / "tokenizer",
     )
     ids = vocabulary.delta.added_ids

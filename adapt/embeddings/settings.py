@@ -1,0 +1,98 @@
+"""The base's settings under the new vocabulary: its size, and ids of tokens that have moved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from adapt.vocab.delta import VocabDelta
+from adapt.workspace import write_json
+
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+
+# Settings besides `..._token_id` whose numbers are token ids, in lists of any depth.
+_ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
+
+
+def write_settings(
+    base: Path, tokenizer: Path, folder: Path, delta: VocabDelta, rows: int, *, untie: bool = False
+) -> tuple[str, ...]:
+    """Writes configurations for the new vocabulary; copies code and the adapted tokenizer.
+
+    An id of a token that is no longer there is unset (taken out of a list), as is one that never
+    stood for a token and now lies outside the matrix.
+
+    Args:
+        base: Checkpoint folder of the base.
+        tokenizer: Folder of the adapted tokenizer.
+        folder: Written into.
+        delta: What changed.
+        rows: Rows of the embedding after the edit, written as `vocab_size`.
+        untie: Whether the output embedding is a matrix of its own now.
+
+    Returns:
+        What was unset, a line each.
+    """
+    notes: list[str] = []
+    moved = _Moved(delta, rows, notes)
+    for name in (CONFIG, GENERATION):
+        if (base / name).is_file():
+            settings = json.loads((base / name).read_text(encoding="utf-8"))
+            if delta.moves_ids or rows < delta.base_size:
+                settings = moved.settings(settings, name)
+            if name == CONFIG:
+                _text_part(settings)["vocab_size"] = rows
+                if untie:
+                    settings["tie_word_embeddings"] = False
+                    _text_part(settings)["tie_word_embeddings"] = False
+            write_json(folder / name, settings)
+    for path in (*base.glob("*.py"), *tokenizer.iterdir()):
+        if path.is_file() and path.name not in (CONFIG, GENERATION):
+            shutil.copyfile(path, folder / path.name)
+    return tuple(notes)
+
+
+def _text_part(config: dict[str, Any]) -> dict[str, Any]:
+    """The part that has `vocab_size`: the configuration, or that of a larger model's text."""
+    nested: dict[str, Any] = config.get("text_config", config)
+    return config if "vocab_size" in config else nested
+
+
+class _Moved:
+    """Moves the token ids in settings."""
+
+    def __init__(self, delta: VocabDelta, rows: int, notes: list[str]) -> None:
+        self.new_ids = dict(zip(*delta.kept_ids, strict=True))
+        self.removed, self.rows, self.notes = frozenset(delta.removed), rows, notes
+
+    def settings(self, settings: dict[str, Any], where: str) -> dict[str, Any]:
+        """A copy with all ids moved, in nested parts too."""
+        moved: dict[str, Any] = {}
+        for key, value in settings.items():
+            if isinstance(value, dict):
+                moved[key] = self.settings(value, f"{where}: {key}")
+            elif key.endswith(("_token_id", "_token_ids")) or key in _ID_LISTS:
+                moved[key] = self._ids(value, f"{where}: {key}")
+            else:
+                moved[key] = value
+        return moved
+
+    def _ids(self, value: Any, where: str) -> Any:  # noqa: ANN401
+        if isinstance(value, list):
+            moved = [self._ids(one, where) for one in value]
+            # A sequence of tokens goes as a whole, a list of single ones loses what is not there.
+            sequences = where.endswith("bad_words_ids") and not any(
+                isinstance(one, list) for one in value
+            )
+            return None if sequences and None in moved else [m for m in moved if m is not None]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            return value
+        if value in self.new_ids:
+            return self.new_ids[value]
+        if value not in self.removed and value < self.rows:
+            return value  # stood for no token before
+        self.notes.append(f"{where} was {value}, which no token has any more: unset")
+        return None
