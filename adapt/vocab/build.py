@@ -16,13 +16,12 @@ from adapt.vocab import audit as promises
 from adapt.vocab import prune, retrain
 from adapt.vocab.audit import Audit, Check, audit, generated_texts
 from adapt.vocab.budget import MOST, Point
+from adapt.vocab.candidates import Learning, Texts
 from adapt.vocab.delta import VocabDelta
 from adapt.vocab.extend import (
     AUDITED_DOCUMENTS,
     FAMILIES,
     Ground,
-    Learning,
-    Texts,
     extend,
     extend_as_it_pays,
     prepare,
