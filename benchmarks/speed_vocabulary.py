@@ -42,7 +42,8 @@ from vocabulary import FETCHED, definitions, general_text, open_base, peak_mb
 
 from adapt.errors import AdaptError
 from adapt.vocab import prune
-from adapt.vocab.extend import Learning, extend, prepare
+from adapt.vocab.candidates import Learning
+from adapt.vocab.extend import extend, prepare
 from adapt.vocab.spec import Spec, build, spec_of, vocabulary
 
 ENCODED_BYTES = 10_000_000

@@ -48,7 +48,8 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 from adapt.errors import AdaptError
-from adapt.vocab.extend import Ground, Learning, extend, prepare
+from adapt.vocab.candidates import Learning
+from adapt.vocab.extend import Ground, extend, prepare
 from adapt.vocab.source import open_backend
 from adapt.vocab.spec import WORDPIECE, Spec, build, family, merges, spec_of, vocabulary
 

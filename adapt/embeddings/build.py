@@ -82,10 +82,14 @@ def make_adapted_base(
         )
         if learn:
             if lesson is None:
-                raise ValueError("distill needs a lesson")
+                raise ValueError("distill needs a lesson")  # the caller's fault, not the user's
             frozen = Frozen.load(base, lesson.dtype, trust_remote_code=trust_remote_code)
             learned = learn_rows(frozen, base, vocabulary, result, lesson, options, seed)
-            result = replace(result, init=DISTILL, distilled=learned)
+            tensors = tuple(
+                tensor if tensor.role == "bias" else replace(tensor, init=DISTILL)
+                for tensor in result.tensors
+            )
+            result = replace(result, init=DISTILL, tensors=tensors, distilled=learned)
     return replace(result, folder=folder)
 
 

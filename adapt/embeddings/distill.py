@@ -47,10 +47,10 @@ class Distillation:
         init_from: Strategy that makes the rows that learning starts from.
     """
 
-    steps: int = 600
+    steps: int = 300
     seconds: float = 600.0
     learning_rate: float = 3e-3
-    snippet_tokens: int = 100_000
+    snippet_tokens: int = 80_000
     tokens_per_step: int = 1_024
     max_length: int = 256
     depth: float = 0.34

@@ -13,7 +13,7 @@ from adapt.errors import VocabularyError
 from adapt.progress import watched
 from adapt.vocab import bpe, unigram, wordpiece
 from adapt.vocab.learn import Limits, count_segments, learn, limits
-from adapt.vocab.select import choose, divergence, most_used, use
+from adapt.vocab.select import Counts, choose, divergence, last_use, most_used, use
 from adapt.vocab.spec import (
     BYTE_LEVEL,
     SENTENCEPIECE,
@@ -92,8 +92,11 @@ class Candidates:
         counts = count_segments(
             build(with_terms), _padded(limit, units), watched(texts(), "Reading segments")
         )
-        # Units that only one document holds go, and so do steps where the family can spare them.
-        spare = learning.new_tokens // 2 + 100 if self._steps else learning.new_tokens
+        # Units that only one document holds go; other rankings, and families that can do without
+        # steps, choose among many more.
+        plain = self._steps and learning.score == "frequency"
+        plain = plain and learning.max_words is None and learning.max_length is None
+        spare = learning.new_tokens // 8 + 100 if plain else learning.new_tokens
         learn(units, counts, learning.new_tokens + spare, learning.min_frequency)
         if not len(units):
             raise VocabularyError(
@@ -120,11 +123,12 @@ class Candidates:
             units = choose(self._units, self._order, size, fixed)
             made_of = {units.spelling[id_]: ids for id_, ids in units.constituents.items()}
             return Extension(bpe.with_units(self._ground, units), made_of)
-        ids = [*fixed, *self._order]
+        ids = list(dict.fromkeys([*fixed, *self._order]))
         if among is None:
             ids = self._most_used(ids, size)
         else:
             ids = [id_ for id_ in ids if self._units.spelling[id_] in among]
+            ids = most_used(self._units, self._savings(ids), size, self._terms)
         made_of = {self._units.spelling[id_]: self._units.constituents[id_] for id_ in ids}
         return Extension(self._spec(self._units, ids), made_of)
 
@@ -146,15 +150,28 @@ class Candidates:
     def _most_used(self, ids: list[int], size: int) -> list[int]:
         """The units most used as they are; each round's shorter list is counted anew."""
         for share in (1.5, 1.2, 1.0):
-            used = use(build(self._spec(self._units, ids)), self._units, self._texts())
-            ids = most_used(self._units, used, int(size * share), self._terms)
+            ids = most_used(self._units, self._savings(ids), int(size * share), self._terms)
         return ids
+
+    def _savings(self, ids: Sequence[int]) -> Counts:
+        """Tokens of the training text that units save as they are, where only these are there.
+
+        Shape (units,), by id; the family numbers those that it takes in a row.
+        """
+        units = self._units
+        last = last_use(build(self._spec(units, ids)), units.first_id, len(ids), self._texts())
+        savings = np.zeros(len(units), dtype=np.int64)
+        for id_, count in zip(ids, last.tolist(), strict=True):
+            savings[id_ - units.first_id] = count * (len(units.constituents[id_]) - 1)
+        return savings
 
     def _ranked(self, general: Texts) -> list[int]:
         """Ids of the units that may be taken, the best first."""
         units, learning = self._units, self._learning
         everything = build(self._spec(units, units.constituents))
-        domain = use(everything, units, watched(self._texts(), "Counting units"))
+        seen = watched(self._texts(), "Counting units")
+        # Which units two documents hold is all that their frequency leaves open.
+        domain = use(everything, units, seen, enough=2 if learning.score == "frequency" else None)
         text = text_of(self._ground)
         fits = partial(_fits, learning=learning)
         allowed = [

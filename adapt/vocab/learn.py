@@ -24,6 +24,8 @@ from adapt.vocab.units import Units
 # Supplementary planes: room for 1,048,576 ids, one code point each, none of them a surrogate.
 _PRIVATE = 0x10000
 _BATCH = 1000
+_MOST_CELLS = 2**22
+_CHUNK = 200_000
 
 Segments = Counter[str]
 
@@ -128,12 +130,35 @@ def as_text(ids: NDArray[np.uint32]) -> str:
 def learn(units: Units, counts: Segments, budget: int, min_frequency: int) -> None:
     """Adds the merges that plain BPE learns over segments, until `budget` tokens are new.
 
+    No unit spans neighbours that occur less often than the unit. So the segments are cut between
+    rare neighbours before the trainer sees them, which leaves little of a large text; where the
+    budget is not spent on what occurs so often, more is let in. The merges are those that the
+    whole segments would give.
+
     Args:
         units: Extended in place; the segments hold ids that it knows.
         counts: Segments with their counts.
         budget: Units in all; there are fewer where the text has no more.
         min_frequency: A pair is merged only if it occurs so often.
     """
+    cells = _neighbours(counts)
+    # As many neighbours occur at least so often as there are units to learn; units are rarer, and
+    # a quarter of it is seldom too much (100 MB of clinical text, 9,100 units).
+    place = min(max(budget - len(units), 0), len(cells) - 1)
+    common = int(np.partition(cells, -place - 1)[-place - 1])
+    least = max(common // 4, min_frequency)
+    while True:
+        learned = units.copy()
+        _train(learned, _cut(counts, cells, least), budget, least)
+        if len(learned) >= budget or least == min_frequency:
+            break
+        least = max(least // 4, min_frequency)
+    for pair in learned.pairs[len(units.pairs) :]:
+        units.add(*pair)
+
+
+def _train(units: Units, counts: Segments, budget: int, min_frequency: int) -> None:
+    """Adds what the Rust trainer learns over private strings."""
     alphabet = set[str]().union(*counts)
     trainer = trainers.BpeTrainer(
         # A merge whose result the base has costs no token: a bigger budget leaves room for those.
@@ -152,6 +177,58 @@ def learn(units: Units, counts: Segments, budget: int, min_frequency: int) -> No
         if len(units) >= budget and units.result(*pair) is None:
             break
         result_of[left + right] = units.add(*pair)
+
+
+def _neighbours(counts: Segments) -> NDArray[np.int64]:
+    """Occurrences of neighbours inside segments, by cell; shape (a power of two,).
+
+    Neighbours that share a cell are counted together, so a count is never too low.
+    """
+    most = 4 * sum(map(len, counts))
+    cells = np.zeros(min(_MOST_CELLS, 2 ** most.bit_length()), dtype=np.int64)
+    for ids, ends, weights in _chunks(counts):
+        inside = ~ends[:-1]
+        found = np.bincount(
+            _cells(ids, len(cells))[inside], weights[:-1][inside], minlength=len(cells)
+        )
+        cells += found.astype(np.int64)
+    return cells
+
+
+def _cut(counts: Segments, cells: NDArray[np.int64], least: int) -> Segments:
+    """The segments, cut between neighbours that occur less often than `least`."""
+    cut: Segments = Counter()
+    for ids, ends, weights in _chunks(counts):
+        ends[:-1] |= cells[_cells(ids, len(cells))] < least
+        stops = np.flatnonzero(ends) + 1
+        starts = np.concatenate([[0], stops[:-1]])
+        long = stops - starts > 1
+        text = as_text(ids)
+        for start, stop in zip(starts[long].tolist(), stops[long].tolist(), strict=True):
+            cut[text[start:stop]] += int(weights[start])
+    return cut
+
+
+def _chunks(
+    counts: Segments,
+) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.bool_], NDArray[np.int64]]]:
+    """Segments in a row: ids, whether a segment ends there, and its count; shapes (ids,)."""
+    stream = iter(counts.items())
+    while chunk := list(islice(stream, _CHUNK)):
+        text = "".join(segment for segment, _ in chunk)
+        lengths = np.array([len(segment) for segment, _ in chunk])
+        ids = np.frombuffer(text.encode("utf-32-le"), dtype="<u4") - np.uint32(_PRIVATE)
+        ends = np.zeros(len(ids), dtype=np.bool_)
+        ends[np.cumsum(lengths) - 1] = True
+        yield ids, ends, np.repeat(np.array([count for _, count in chunk]), lengths)
+
+
+def _cells(ids: NDArray[np.uint32], cells: int) -> NDArray[np.int64]:
+    """The cell, of a power of two, of each id and its neighbour to the right; shape (ids - 1,)."""
+    keys = (ids[:-1].astype(np.uint64) << np.uint64(32)) | ids[1:]
+    # Fibonacci hashing: the top bits of a product with 2^64 over the golden ratio are well mixed.
+    shift = np.uint64(65 - cells.bit_length())
+    return ((keys * np.uint64(0x9E3779B97F4A7C15)) >> shift).astype(np.int64)
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -76,12 +76,6 @@ class _Cut:
         text = f"a{self.joint}a"
         return _kind(text[self.at]), _kind(text[self.at + 1])
 
-    @property
-    def glue(self) -> str:
-        """The cut as a look behind and a look ahead."""
-        before, after = self.joint[: self.at], self.joint[self.at :]
-        return rf"(?<=\p{{L}}{_literal(before)})(?={_literal(after)}\p{{L}})"
-
 
 def widen(spec: Spec) -> Widened:
     """Widens the pre-tokenizer of a byte-level BPE `tokenizer.json` as far as is proven safe.
@@ -218,12 +212,24 @@ def _never_merged(spec: Spec, text: Callable[[str], str]) -> list[str]:
 def _widened(pattern: str, cuts: Sequence[_Cut], alone: Sequence[str]) -> str:
     """The pattern whose matches are runs of the given one's, glued at the cuts."""
     piece = rf"(?>{pattern})"
-    glue = "|".join(dict.fromkeys(cut.glue for cut in cuts))
+    glue = _glue(cuts)
     if not alone:
         return rf"{piece}(?:(?:{glue}){piece})*"
     # Whatever merely begins like such a text stays alone too; that is safe, and they are rare.
     never = rf"(?!{_any_of(alone)})"
     return rf"{never}{piece}(?:(?:{glue}){never}{piece})*|{piece}"
+
+
+def _glue(cuts: Sequence[_Cut]) -> str:
+    """The cuts as looks behind and ahead; those that begin alike share the look behind."""
+    after: dict[str, list[str]] = {}
+    for cut in cuts:
+        after.setdefault(cut.joint[: cut.at], []).append(cut.joint[cut.at :])
+    looks = []
+    for before, rests in after.items():
+        ahead = "|".join(map(_literal, dict.fromkeys(rests)))
+        looks.append(rf"(?<=\p{{L}}{_literal(before)})(?=(?:{ahead})\p{{L}})")
+    return "|".join(looks)
 
 
 def _any_of(texts: Iterable[str]) -> str:

@@ -24,28 +24,27 @@ class Use:
         texts: Documents read.
         tokens: Tokens of the text.
         count: Times a unit is made, as itself or on the way to a longer one.
-        last: Times it is a token of the result.
         documents: Documents in which it is made.
     """
 
     texts: int
     tokens: int
     count: Counts
-    last: Counts
     documents: Counts
 
 
-def use(tokenizer: Tokenizer, units: Units, texts: Iterable[str]) -> Use:
+def use(tokenizer: Tokenizer, units: Units, texts: Iterable[str], enough: int | None = None) -> Use:
     """Counts the use of units.
 
     Args:
         tokenizer: The base with these units.
         units: By whose merges a longer one goes through a shorter one.
         texts: Streamed.
+        enough: Stop once every unit was found in so many documents.
     """
     needs = _needs(units)
     read = tokens = 0
-    count, last, documents = (np.zeros(len(units), dtype=np.int64) for _ in range(3))
+    count, documents = (np.zeros(len(units), dtype=np.int64) for _ in range(2))
     for batch in batches(texts):
         encoded = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
         lengths = [len(one.ids) for one in encoded]
@@ -57,11 +56,12 @@ def use(tokenizer: Tokenizer, units: Units, texts: Iterable[str]) -> Use:
         shape = (len(batch), len(units))
         ones = np.ones(len(rows), dtype=np.int64)
         made = csr_array((ones, (rows, ids[new] - units.first_id)), shape=shape)
-        last += np.asarray(made.sum(axis=0)).ravel()
         through = made @ needs
         count += np.asarray(through.sum(axis=0)).ravel()
         documents += np.diff(through.tocsc().indptr)
-    return Use(read, tokens, count, last, documents)
+        if enough is not None and documents.min(initial=enough) >= enough:
+            break
+    return Use(read, tokens, count, documents)
 
 
 def _needs(units: Units) -> csr_array:
@@ -96,14 +96,22 @@ def choose(units: Units, order: Sequence[int], budget: int, fixed: Iterable[int]
     return units.only(taken)
 
 
-def most_used(units: Units, used: Use, budget: int, fixed: Iterable[int] = ()) -> list[int]:
+def last_use(tokenizer: Tokenizer, first_id: int, size: int, texts: Iterable[str]) -> Counts:
+    """Times that each of the ids from `first_id` on is a token of a text; shape (size,)."""
+    counts = np.zeros(size, dtype=np.int64)
+    for batch in batches(texts):
+        encoded = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+        ids = np.fromiter((i for one in encoded for i in one.ids), dtype=np.int64)
+        counts += np.bincount(ids[ids >= first_id] - first_id, minlength=size)
+    return counts
+
+
+def most_used(units: Units, savings: Counts, budget: int, fixed: Iterable[int] = ()) -> list[int]:
     """Ids of the units that save most as tokens of their own, where none needs another.
 
     For families that take a unit without the steps that led to it: a unit that only served as
     a step is hardly used itself, and goes.
     """
-    lengths = np.array([len(made_of) for made_of in units.constituents.values()])
-    savings = used.last * (lengths - 1)
     kept = set(fixed)
     best = np.argsort(-savings, kind="stable")
     for place in best.tolist():

@@ -311,6 +311,7 @@ def test_the_stage_learns_rows_and_says_so(tiny_base, vocabulary, tmp_path, monk
     lesson = Lesson(lambda: TEXTS, START)
     result = make_adapted_base(Section, tiny_base, vocabulary, tmp_path / "out", lesson=lesson)
     assert (result.init, result.distilled.steps) == ("distill", 3)
+    assert {tensor.init for tensor in result.tensors} == {"distill"}
     record = json.loads(json.dumps(result.to_json()))
     assert AdaptedBase.from_json(result.folder, record) == result
 

@@ -12,7 +12,8 @@ from itertools import chain, pairwise
 
 import pytest
 
-from adapt.vocab.extend import Ground, Learning, extend
+from adapt.vocab.candidates import Learning
+from adapt.vocab.extend import Ground, extend
 from adapt.vocab.spec import build, merges, spec_of, vocabulary
 
 from .conftest import BYTE_LEVEL, PROSE, tiny
