@@ -25,6 +25,7 @@ from adapt.vocab import Material, Vocabulary, adapt_vocabulary, load_tokenizer
 from adapt.workspace import Workspace, digest, fingerprint, versions, write_json, write_text
 
 if TYPE_CHECKING:
+    from adapt.embeddings.build import Lesson
     from adapt.reporting.summary import Summary
 
 logger = logging.getLogger("adapt")
@@ -187,16 +188,38 @@ class Pipeline:
 
         base, vocabulary, section = self.base(), self.vocabulary(), self.recipe.embeddings
         folder = self.workspace.adapted_base
-        trust, seed = self.recipe.model.trust_remote_code, self.recipe.seed
+        model, seed = self.recipe.model, self.recipe.seed
+        lesson = self._lesson() if section.init == "distill" else None
         return self._stage(
             "embeddings",
-            {"section": section.model_dump(), "vocab": self._marks["vocab"], "seed": seed},
+            {
+                "section": section.model_dump(),
+                "vocab": self._marks["vocab"],
+                "seed": seed,
+                "dtype": model.dtype,
+            },
             lambda: make_adapted_base(
-                section, base.folder, vocabulary, folder, seed=seed, trust_remote_code=trust
+                section,
+                base.folder,
+                vocabulary,
+                folder,
+                lesson=lesson,
+                seed=seed,
+                trust_remote_code=model.trust_remote_code,
             ),
             AdaptedBase.to_json,
             lambda record: AdaptedBase.from_json(folder, record),
         )
+
+    def _lesson(self) -> Lesson:
+        """Training text for rows that are learned from the base."""
+        from adapt.embeddings.build import Lesson
+        from adapt.training.batches import start_ids
+        from adapt.training.model import best_dtype
+
+        corpus, tokenizer = self.corpus(), self._tokenizer(self.base().folder)
+        dtype = best_dtype(self.recipe.model.dtype)
+        return Lesson(lambda: corpus.documents("train"), start_ids(tokenizer), dtype)
 
     @_once
     def adapter(self) -> Trained:

@@ -263,3 +263,20 @@ def test_every_mode_runs_to_the_report(tiny_recipe, tokenizer):
     named = Path(adapter["base_model_name_or_path"])
     moved = pipeline.workspace.adapted_base
     assert named == (moved if delta.moves_ids else Path(recipe.model.base))
+
+
+@pytest.mark.parametrize("tokenizer", [{}, {"mode": "replace"}, {"prune": True}], ids=str)
+def test_distilled_rows_in_a_run(tiny_recipe, tokenizer):
+    embeddings = {"init": "distill", "distill": {"steps": 3, "snippet_tokens": 2_000}}
+    recipe = load_recipe(
+        tiny_recipe(
+            tokenizer={"new_tokens": 12, **tokenizer},
+            embeddings=embeddings,
+            evaluation={"control": False},
+        )
+    )
+    pipeline = Pipeline(recipe)
+    pipeline.run()
+    assert pipeline.adapted_base().distilled.steps <= 3
+    again = Pipeline(recipe).run()
+    assert again.seconds["embeddings"] == pipeline.seconds["embeddings"]  # read, not learned anew

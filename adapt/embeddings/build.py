@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -65,7 +65,7 @@ def make_adapted_base(
     """
     base = with_safetensors(base, trust_remote_code=trust_remote_code)
     learn = section.init == DISTILL and bool(vocabulary.delta.added)
-    options = _options(section)
+    options = Distillation(**section.distill.model_dump())
     init = options.init_from if section.init == DISTILL else section.init
     with new_folder(folder) as unfinished:
         result = write_adapted_base(
@@ -74,10 +74,10 @@ def make_adapted_base(
             vocabulary.delta,
             init,
             unfinished,
-            init_output=getattr(section, "init_output", None),
+            init_output=section.init_output,
             seed=seed,
-            pad_to_multiple_of=getattr(section, "pad_to_multiple_of", None),
-            untie=getattr(section, "untie", False),
+            pad_to_multiple_of=section.pad_to_multiple_of,
+            untie=section.untie,
             trust_remote_code=trust_remote_code,
         )
         if learn:
@@ -152,11 +152,3 @@ def _stored(adapted: AdaptedBase) -> dict[str, list[Stored]]:
     for edited in adapted.tensors:
         roles.setdefault(edited.role, []).append(tensors[edited.name])
     return roles
-
-
-def _options(section: EmbeddingsSection) -> Distillation:
-    """The recipe's `embeddings.distill`, with the defaults of what it does not name."""
-    given = getattr(section, "distill", None)
-    known = {field.name for field in fields(Distillation)}
-    values = {} if given is None else given.model_dump()
-    return Distillation(**{key: value for key, value in values.items() if key in known})

@@ -168,16 +168,46 @@ class TokenizerSection(Section):
 Initialisation = Literal["mean", "weighted", "first", "last", "global", "random"]
 
 
+class DistillSection(Section):
+    """How `embeddings.init: distill` learns the new rows from the base itself."""
+
+    steps: int = Field(300, gt=0, description="Optimizer steps at most.")
+    seconds: float = Field(600.0, gt=0.0, description="Time at most, the teacher's pass included.")
+    learning_rate: float = Field(3e-3, gt=0.0, description="Peak learning rate of the rows.")
+    snippet_tokens: int = Field(80_000, gt=0, description="Text read; base tokens.")
+    tokens_per_step: int = Field(1_024, gt=0, description="Text of a step; tokens.")
+    max_length: int = Field(256, gt=1, description="Longest snippet; tokens.")
+    depth: float = Field(
+        0.34, gt=0.0, le=1.0, description="Share of the layers whose states are copied."
+    )
+    next_token_weight: float = Field(
+        1.0, ge=0.0, description="Weight of predicting units, against copying states."
+    )
+    held_out: Fraction = Field(0.04, gt=0.0, description="Share of snippets to stop early by.")
+    patience: int = Field(3, gt=0, description="Checks without progress before it stops.")
+    teacher_share: Fraction = Field(
+        0.4, gt=0.0, description="Share of `seconds` that reading by the base may take."
+    )
+    init_from: Initialisation = Field("mean", description="Rows to start from.")
+
+
 class EmbeddingsSection(Section):
     """Where the rows of new tokens come from."""
 
-    init: Initialisation = Field(
+    init: Initialisation | Literal["distill"] = Field(
         "mean",
-        description="mean, weighted (to the ends), first, last: of the rows of the base tokens "
+        description="distill: learned so that the model does with a unit what the base did with "
+        "its pieces; mean, weighted (to the ends), first, last: of the rows of the base tokens "
         "that a unit is made of; global: drawn around the mean of all rows; random: a control.",
     )
     init_output: Initialisation | None = Field(
         None, description="The same of output rows, where the base has its own; null: as init."
+    )
+    untie: bool = Field(
+        False, description="Give a tied base an output matrix of its own; costs that matrix."
+    )
+    distill: DistillSection = Field(
+        default_factory=DistillSection, description="Options of init distill."
     )
     pad_to_multiple_of: int | None = Field(
         None, gt=0, description="Rows are padded to a multiple of this, for tensor cores; rows."
@@ -356,6 +386,15 @@ class Recipe(Section):
             raise ValueError(
                 "an adapter whose tokens have other ids than the base's works on the adapted base "
                 "alone, which publish does not upload yet"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_that_can_be_learned(self) -> Recipe:
+        if self.embeddings.init == "distill" and self.tokenizer.mode == "train":
+            raise ValueError(
+                "embeddings.init distill needs units that glue the base's tokens, and tokenizer "
+                "mode train cuts text anew"
             )
         return self
 
