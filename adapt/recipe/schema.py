@@ -194,7 +194,7 @@ class DistillSection(Section):
 class EmbeddingsSection(Section):
     """Where the rows of new tokens come from."""
 
-    init: Initialisation | Literal["distill"] = Field(
+    init: Literal["mean", "weighted", "first", "last", "global", "random", "distill"] = Field(
         "mean",
         description="distill: learned so that the model does with a unit what the base did with "
         "its pieces; mean, weighted (to the ends), first, last: of the rows of the base tokens "

@@ -29,7 +29,7 @@ from adapt.embeddings.result import AdaptedBase
 from adapt.embeddings.snippets import NOWHERE, aligned, snippets
 from adapt.embeddings.surgery import write_adapted_base
 from adapt.errors import ModelError
-from adapt.recipe.schema import TokenizerSection
+from adapt.recipe.schema import DistillSection, EmbeddingsSection, TokenizerSection
 from adapt.vocab import Material, adapt_vocabulary, load_tokenizer
 from adapt.workspace import digest, new_folder
 from tests.conftest import clinical, general
@@ -300,16 +300,15 @@ def test_untying_what_is_untied_changes_nothing(bases, vocabulary, tmp_path):
 # -- the stage ---------------------------------------------------------------------------------
 
 
-class Section:
-    """A recipe's `embeddings`, as the stage reads it."""
+SECTION = EmbeddingsSection(
+    init="distill",
+    distill=DistillSection(steps=3, snippet_tokens=3_000, tokens_per_step=256, learning_rate=1e-2),
+)
 
-    init, init_output, pad_to_multiple_of, untie, distill = "distill", None, None, False, None
 
-
-def test_the_stage_learns_rows_and_says_so(tiny_base, vocabulary, tmp_path, monkeypatch):
-    monkeypatch.setattr("adapt.embeddings.build._options", lambda _: replace(SHORT, steps=3))
+def test_the_stage_learns_rows_and_says_so(tiny_base, vocabulary, tmp_path):
     lesson = Lesson(lambda: TEXTS, START)
-    result = make_adapted_base(Section, tiny_base, vocabulary, tmp_path / "out", lesson=lesson)
+    result = make_adapted_base(SECTION, tiny_base, vocabulary, tmp_path / "out", lesson=lesson)
     assert (result.init, result.distilled.steps) == ("distill", 3)
     assert {tensor.init for tensor in result.tensors} == {"distill"}
     record = json.loads(json.dumps(result.to_json()))
@@ -322,7 +321,7 @@ def test_an_encoder_is_refused(tiny_base, vocabulary, tmp_path):
     BertForMaskedLM(config).save_pretrained(str(base))
     with pytest.raises(ModelError, match="causal language model"):
         make_adapted_base(
-            Section, base, vocabulary, tmp_path / "out", lesson=Lesson(lambda: TEXTS, START)
+            SECTION, base, vocabulary, tmp_path / "out", lesson=Lesson(lambda: TEXTS, START)
         )
     assert not (tmp_path / "out").exists()
 
