@@ -34,6 +34,9 @@ from adapt.workspace import new_folder
 # Strings of every kind that the audit of the result reads, beside the training text.
 GENERATED = 20_000
 
+# Folder of the tokenizer without units, beside the one with them.
+OUTPUT = "tokenizer-output"
+
 
 @dataclass(frozen=True)
 class Material:
@@ -74,6 +77,8 @@ def adapt_vocabulary(
     base: Any,  # noqa: ANN401 - transformers' tokenizers share no typed base
     material: Material,
     folder: Path,
+    *,
+    read_only: bool = False,
 ) -> Vocabulary:
     """The stage: makes the adapted tokenizer, audits it and writes it.
 
@@ -82,6 +87,9 @@ def adapt_vocabulary(
         base: The base's tokenizer, from `load_tokenizer`.
         material: Text to learn from.
         folder: Written whole or not at all.
+        read_only: Units are read and never written: `tokenizer-output` in the folder holds the
+            base's own tokenizer, which encodes what the model is to write. Ids are the same, so
+            mode `extend` alone has it.
 
     Raises:
         VocabularyError: The tokenizer's family is not handled, a term cannot be made, or the
@@ -92,6 +100,14 @@ def adapt_vocabulary(
         return _keep(base, spec, folder)
     refuse_other_families(base)
     made = _MODES[section.mode](section, base, spec, material)
+    delta = replace(made.delta, read_only=read_only)
+    if read_only and (delta.moves_ids or delta.removed):
+        raise VocabularyError(
+            "units that are only read need the base's own ids for what is written",
+            where="tokenizer.mode",
+            got=section.mode,
+            fix="take extend, without prune",
+        )
     plain, new = build(spec), build(made.spec)
     sample = chain(islice(material.texts(), AUDITED_DOCUMENTS), generated_texts(GENERATED, seed=1))
     checks = made.checks(plain, new)
@@ -99,11 +115,14 @@ def adapt_vocabulary(
     checked.raise_if_broken()
     with new_folder(folder) as unfinished:
         write_tokenizer(base, new, unfinished)
-        made.delta.save(unfinished)
+        delta.save(unfinished)
+        if read_only:
+            (unfinished / OUTPUT).mkdir()
+            copy_tokenizer(base, unfinished / OUTPUT)
         agree_with_stock(new, unfinished, list(islice(material.texts(), 200)))
     return Vocabulary(
         folder,
-        made.delta,
+        delta,
         made.ground.joints,
         made.notes,
         replace(checked, widening_changed=made.ground.changed),

@@ -1,6 +1,7 @@
 """The promises of `tokenizer.mode: extend`, for any string."""
 
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -362,3 +363,32 @@ def test_smollm2_saves_a_quarter_of_held_out_definitions(smollm2, tmp_path):
     assert 1 - after / before >= 0.25
     for text in islice(generated_texts(2_000, seed=3), 2_000):
         promises_hold(smollm2.backend_tokenizer, new, text)
+
+
+def test_units_that_are_only_read_leave_the_bases_tokenizer_to_write_with(bpe_base, tmp_path):
+    section = TokenizerSection(new_tokens=20, min_frequency=2)
+    material, folder = Material(lambda: DOMAIN), tmp_path / "new"
+    vocabulary = adapt_vocabulary(section, bpe_base, material, folder, read_only=True)
+    assert VocabDelta.load(folder) == vocabulary.delta
+    assert vocabulary.delta.read_only
+    reads, writes = load_tokenizer(folder), load_tokenizer(folder / "tokenizer-output")
+    units = set(vocabulary.delta.added_ids)
+    for text in [*PROSE, *NASTY]:
+        assert writes(text)["input_ids"] == bpe_base(text)["input_ids"]
+        assert units.isdisjoint(writes(text)["input_ids"])
+    assert not units.isdisjoint(reads(PROSE[0])["input_ids"])
+
+
+def test_units_are_only_read_where_ids_stay(bpe_base, tmp_path):
+    section = TokenizerSection(new_tokens=5, min_frequency=2, mode="replace")
+    material = Material(lambda: DOMAIN, lambda: PROSE)
+    with pytest.raises(VocabularyError, match="take extend"):
+        adapt_vocabulary(section, bpe_base, material, tmp_path / "new", read_only=True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_keep_copies_the_base_byte_for_byte(smollm2, tmp_path):
+    folder = tmp_path / "kept"
+    adapt_vocabulary(TokenizerSection(mode="keep"), smollm2, Material(lambda: []), folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (folder / name).read_bytes() == (Path(smollm2.name_or_path) / name).read_bytes()
