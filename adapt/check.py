@@ -15,7 +15,8 @@ from adapt.corpus import check_corpus
 from adapt.corpus.read import terms_of
 from adapt.errors import AdaptError, ModelError, RecipeErrors, WorkspaceError
 from adapt.recipe import Recipe
-from adapt.recipe.schema import ClassificationTask, TokenizerSection
+from adapt.recipe.evaluation import ClassificationTask
+from adapt.recipe.vocabulary import TokenizerSection
 from adapt.vocab import load_tokenizer, refuse_other_families
 from adapt.workspace import Workspace
 

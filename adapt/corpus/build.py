@@ -27,7 +27,8 @@ from adapt.corpus.similarity import shingle_sets
 from adapt.corpus.split import SPLITS, Split, later_near_duplicates, sides, similar_to_first
 from adapt.errors import DataError
 from adapt.progress import watched
-from adapt.recipe.schema import AnyTask, ClassificationTask, CorpusSection, Source
+from adapt.recipe.evaluation import AnyTask, ClassificationTask
+from adapt.recipe.sources import CorpusSection, Source
 from adapt.workspace import new_folder, write_json
 
 _FEW = "give more text, raise corpus.test_fraction or try another seed"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from adapt.corpus.read import read_documents, read_hub_documents, read_rows, string_of
 from adapt.errors import AdaptError, DataError
-from adapt.recipe.schema import AnyTask, ClassificationTask, CorpusSection, Source, fields_of
+from adapt.recipe.evaluation import AnyTask, ClassificationTask, fields_of
+from adapt.recipe.sources import CorpusSection, Source
 
 
 def check_corpus(section: CorpusSection, tasks: Sequence[AnyTask]) -> list[AdaptError]:

@@ -15,7 +15,7 @@ from adapt.embeddings.result import AdaptedBase, Distilled
 from adapt.embeddings.shards import Stored, put_rows, read_header, read_rows, shard_files
 from adapt.embeddings.snippets import Texts, snippets
 from adapt.embeddings.surgery import row_sources, write_adapted_base
-from adapt.recipe.schema import EmbeddingsSection
+from adapt.recipe.vocabulary import EmbeddingsSection
 from adapt.vocab import Vocabulary, load_tokenizer
 from adapt.workspace import new_folder
 

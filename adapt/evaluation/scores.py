@@ -14,7 +14,7 @@ from adapt.evaluation.edges import edge_scores
 from adapt.evaluation.likelihood import document_bits
 from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
 from adapt.evaluation.speed import decoding_speed
-from adapt.recipe.schema import AnyTask, ClassificationTask, EvaluationSection, GenerationTask
+from adapt.recipe.evaluation import AnyTask, ClassificationTask, EvaluationSection, GenerationTask
 from adapt.training.phases import prompts
 from adapt.workspace import write_text
 

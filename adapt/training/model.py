@@ -15,7 +15,7 @@ from torch import nn
 
 from adapt.bases import Base
 from adapt.errors import ModelError
-from adapt.recipe.schema import LoraSection
+from adapt.recipe.training import LoraSection
 from adapt.vocab import TOKENIZER_FILES
 from adapt.workspace import write_json
 

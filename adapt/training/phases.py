@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from adapt.corpus import Corpus
 from adapt.errors import TrainingError
-from adapt.recipe.schema import AnyTask, ClassificationTask, Phase
+from adapt.recipe.evaluation import AnyTask, ClassificationTask
+from adapt.recipe.training import Phase
 from adapt.training.batches import Example, encode_completion, encode_documents, pack
 
 Item = TypeVar("Item")

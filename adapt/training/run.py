@@ -20,7 +20,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from adapt.bases import Base
 from adapt.corpus import Corpus
 from adapt.errors import TrainingError
-from adapt.recipe.schema import AnyTask, Phase, TrainingSection
+from adapt.recipe.evaluation import AnyTask
+from adapt.recipe.training import Phase, TrainingSection
 from adapt.training.batches import collate
 from adapt.training.callbacks import StopOnNan
 from adapt.training.model import (

@@ -11,7 +11,7 @@ from typing import Any
 from adapt.bases import ModelSize
 from adapt.errors import VocabularyError
 from adapt.progress import watched
-from adapt.recipe.schema import TokenizerSection
+from adapt.recipe.vocabulary import TokenizerSection
 from adapt.vocab import audit as promises
 from adapt.vocab import prune, retrain
 from adapt.vocab.audit import Audit, Check, audit, generated_texts

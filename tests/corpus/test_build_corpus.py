@@ -11,7 +11,8 @@ from adapt.corpus import SPLITS, build_corpus, open_corpus
 from adapt.corpus.clean import fold
 from adapt.corpus.similarity import words_of
 from adapt.errors import AdaptError, DataError
-from adapt.recipe.schema import ClassificationTask, CorpusSection, GenerationTask
+from adapt.recipe.evaluation import ClassificationTask, GenerationTask
+from adapt.recipe.sources import CorpusSection
 
 ORGANS = ["eye", "ear", "liver", "kidney", "heart", "lung", "skin", "bone", "brain", "nose"]
 

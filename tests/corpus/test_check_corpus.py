@@ -3,7 +3,8 @@
 import pytest
 
 from adapt.corpus import check_corpus
-from adapt.recipe.schema import ClassificationTask, CorpusSection, GenerationTask
+from adapt.recipe.evaluation import ClassificationTask, GenerationTask
+from adapt.recipe.sources import CorpusSection
 
 
 def check(section: dict, *tasks):

@@ -29,7 +29,7 @@ from adapt.embeddings.result import AdaptedBase
 from adapt.embeddings.snippets import NOWHERE, aligned, snippets
 from adapt.embeddings.surgery import write_adapted_base
 from adapt.errors import ModelError
-from adapt.recipe.schema import DistillSection, EmbeddingsSection, TokenizerSection
+from adapt.recipe.vocabulary import DistillSection, EmbeddingsSection, TokenizerSection
 from adapt.vocab import Material, adapt_vocabulary, load_tokenizer
 from adapt.workspace import digest, new_folder
 from tests.conftest import clinical, general

@@ -8,8 +8,9 @@ import yaml
 from pydantic import BaseModel
 
 from adapt.recipe import dump_recipe, json_schema, load_recipe
+from adapt.recipe.evaluation import fields_of
 from adapt.recipe.load import _models_in as sections_in
-from adapt.recipe.schema import Recipe, fields_of
+from adapt.recipe.schema import Recipe
 
 REPOSITORY = Path(__file__).parents[2]
 

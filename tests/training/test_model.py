@@ -10,7 +10,8 @@ from peft import AutoPeftModelForCausalLM
 from adapt.bases import resolve
 from adapt.corpus.read import read_documents
 from adapt.embeddings.build import make_adapted_base
-from adapt.recipe.schema import EmbeddingsSection, LoraSection, TokenizerSection
+from adapt.recipe.training import LoraSection
+from adapt.recipe.vocabulary import EmbeddingsSection, TokenizerSection
 from adapt.training.model import load_model, new_row_parameters, save_adapter, with_lora
 from adapt.vocab import Material, adapt_vocabulary, load_tokenizer
 

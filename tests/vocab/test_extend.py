@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from adapt.bases import ModelSize
 from adapt.corpus import build_corpus
 from adapt.errors import VocabularyError
-from adapt.recipe.schema import CorpusSection, Source, TokenizerSection
+from adapt.recipe.sources import CorpusSection, Source
+from adapt.recipe.vocabulary import TokenizerSection
 from adapt.vocab import Material, VocabDelta, adapt_vocabulary, load_tokenizer
 from adapt.vocab.audit import ends, generated_texts, unknown_id
 from adapt.vocab.spec import build

@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode, generate_merges
 
-from adapt.recipe.schema import TokenizerSection
+from adapt.recipe.vocabulary import TokenizerSection
 from adapt.vocab import Material, adapt_vocabulary
 from adapt.vocab.audit import generated_texts
 from adapt.vocab.spec import build, spec_of

@@ -1,115 +1,24 @@
-"""The command line: its verbs, and the one place where errors become a line and an exit code."""
+"""`adapt report`, `adapt tokenizer diff` and `adapt tokenizer build`."""
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
 
+from adapt.cli.runs import print_check
+from adapt.cli.shared import DryRun, Overrides, RecipePath, TextColumn, TextFiles, console, say
 from adapt.errors import AdaptError, DataError, nearest
-from adapt.processes import is_main
-from adapt.recipe import dump_recipe, json_schema, load_recipe
+from adapt.recipe import load_recipe
 
 if TYPE_CHECKING:
     from adapt.fertility import FertilityReport
-    from adapt.recipe import Recipe
-
-app = typer.Typer(
-    help="Domain adaptation of language models, from the vocabulary up.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    epilog="Add --debug to any command for the traceback behind an error.",
-)
-tokenizer_app = typer.Typer(
-    help="Make a recipe's tokenizer alone, or compare two.", no_args_is_help=True
-)
-app.add_typer(tokenizer_app, name="tokenizer")
-console = Console()
-
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Settings such as tokenizer.new_tokens=500; values are YAML."),
-]
-TextFiles = Annotated[list[Path], typer.Option(help="A .txt, .jsonl, .csv or .parquet file.")]
-TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 
 _MOST_GROUPS = 100  # tables that one report prints
 
 
-@app.command()
-def run(
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option(help="Check everything and stop, as `check`.")] = False,
-) -> None:
-    """Run a recipe: vocabulary, embeddings, training, evaluation, report.
-
-    The same command after an interruption goes on where it stopped.
-
-    Examples:
-      adapt run recipes/medical.yaml
-
-      adapt run recipes/medical.yaml tokenizer.new_tokens=500 output_dir=runs/small
-
-      accelerate launch scripts/train.py recipes/medical.yaml
-    """
-    resolved = load_recipe(recipe, overrides or [])
-    from adapt.check import check as check_recipe
-
-    if dry_run:
-        _print_check(resolved)
-        return
-    if is_main():
-        check_recipe(resolved)
-    from adapt.pipeline import Pipeline
-
-    summary = Pipeline(resolved).run()
-    if summary is not None:
-        from adapt.reporting.console import print_summary
-
-        print_summary(summary, console)
-        console.print(f"report: {resolved.output_dir}/report.html", markup=False, soft_wrap=True)
-
-
-@app.command()
-def check(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Check a recipe without starting work, and print it with every default.
-
-    Looks at keys, files, columns, the base model, installed packages and disk, and estimates
-    memory and time.
-
-    Example:
-      adapt check recipes/medical.yaml training.lora.r=8
-    """
-    _print_check(load_recipe(recipe, overrides or []))
-
-
-def _print_check(recipe: Recipe) -> None:
-    from adapt.check import check as check_recipe
-
-    estimate = check_recipe(recipe)
-    console.print(dump_recipe(recipe), markup=False, highlight=False, soft_wrap=True)
-    if estimate is None:
-        console.print("estimate: none, for the base is not on this machine yet")
-        return
-    console.print(
-        f"estimate: {estimate.parameters / 1e6:,.0f} M parameters, peak memory about "
-        f"{estimate.memory_bytes / 2**30:.1f} GiB, about {estimate.seconds / 60:.0f} min on this "
-        f"machine, {estimate.disk_bytes / 2**30:.1f} GiB of disk",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-@app.command()
 def report(
     tokenizer: Annotated[
         list[str],
@@ -204,7 +113,7 @@ def _print_report(result: FertilityReport, by: str | None, words: int) -> None:
             if share >= 0
             else f"{other.name} needs {-share:.1%} more tokens than {first.name}"
         )
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line)
     for group, measured in result.groups.items():
         title = f"{by} = {group}: {measured[0].documents:,} documents"
         console.print(fertility_table(measured, title))
@@ -245,7 +154,6 @@ def _read_texts(paths: list[Path], column: str, by: str | None) -> dict[str, lis
     return dict(sorted(groups.items(), key=lambda item: (-sum(map(len, item[1])), item[0])))
 
 
-@tokenizer_app.command()
 def diff(
     before: Annotated[str, typer.Argument(metavar="A", help="A tokenizer, as for `report`.")],
     after: Annotated[str, typer.Argument(metavar="B", help="Another one, of any family.")],
@@ -274,16 +182,15 @@ def diff(
     found = compare(*tokenizers, texts, progress=True)
     for drawn in diff_tables(found, limit) if limit else ():
         console.print(drawn)
-    console.print(diff_sentence(found), markup=False, highlight=False, soft_wrap=True)
+    say(diff_sentence(found))
     if output:
         write_json(output, {"before": before, "after": after, **found.to_json()})
 
 
-@tokenizer_app.command()
 def build(
     recipe: RecipePath,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option(help="Check everything and stop, as `check`.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Make a recipe's tokenizer and measure it: the corpus and vocabulary stages alone.
 
@@ -296,7 +203,7 @@ def build(
     """
     resolved = load_recipe(recipe, overrides or [])
     if dry_run:
-        _print_check(resolved)
+        print_check(resolved)
         return
     from adapt.check import check as check_recipe
 
@@ -312,70 +219,7 @@ def build(
             title = f"held-out {kind} text: {measured[0].documents:,} documents"
             console.print(fertility_table(measured, title))
             line = f"tokens saved on {kind} text: {saved(measured[0], measured[-1]):.1%}"
-            console.print(line, markup=False, highlight=False)
+            say(line)
     for note in pipeline.vocabulary().notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
-    console.print(f"tokenizer: {pipeline.workspace.tokenizer}", markup=False, soft_wrap=True)
-
-
-@app.command()
-def data(
-    names: Annotated[list[str], typer.Argument(help="Domains, such as medical or general.")],
-    folder: Annotated[Path, typer.Option(help="Where each gets a folder.")] = Path("data"),
-) -> None:
-    """Build a domain's data from installed packages; nothing is downloaded.
-
-    Example:
-      adapt data medical general
-    """
-    import runpy
-
-    builders = {p.stem: p for p in sorted(_builders_folder().glob("*.py"))}
-    if not builders:
-        raise AdaptError("no builders here", where="data/", fix="run it where adapt was cloned")
-    for name in names:
-        if name not in builders:
-            raise AdaptError(
-                "no builder of that name", where="adapt data", got=name, fix=nearest(name, builders)
-            )
-    for name in names:
-        for path in runpy.run_path(str(builders[name]))["build"](folder / name):
-            console.print(f"wrote {path}", markup=False, soft_wrap=True)
-
-
-def _builders_folder() -> Path:
-    """`data/` of the working folder, else the one beside the package."""
-    here = Path("data")
-    return here if any(here.glob("*.py")) else Path(__file__).parent.parent / "data"
-
-
-@app.command()
-def schema() -> None:
-    """Print the recipe's JSON schema, for editors.
-
-    Example:
-      adapt schema > recipe.schema.json
-    """
-    console.print(json_schema(), markup=False, highlight=False, soft_wrap=True)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and exits.
-
-    Exit codes: 0 done, 1 failed at work, 2 wrong input.
-    """
-    given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given
-    level = logging.INFO if is_main() else logging.WARNING
-    handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    logging.getLogger("adapt").setLevel(level)
-    # transformers warns itself of names that it uses itself
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    try:
-        app([argument for argument in given if argument != "--debug"], prog_name="adapt")
-    except AdaptError as error:
-        if debug:
-            raise
-        sys.stderr.write(f"{error}\n")
-        sys.exit(error.exit_code)
+        say(f"note: {note}")
+    say(f"tokenizer: {pipeline.workspace.tokenizer}")
