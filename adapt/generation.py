@@ -13,13 +13,15 @@ of each position, which need not be the likeliest text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import codecs
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
+from transformers.generation.streamers import BaseStreamer
 
 from adapt.errors import DataError
 from adapt.progress import watched
@@ -35,6 +37,7 @@ __all__ = [
     "generate",
     "heal",
     "pieces_of",
+    "stream",
 ]
 
 # -- healing --------------------------------------------------------------------------------
@@ -194,9 +197,7 @@ def complete(
     Raises:
         DataError: A prompt has no tokens.
     """
-    for number, ids in enumerate(prompts, start=1):
-        if not ids:
-            raise DataError(f"prompt {number} has no tokens", fix="give it some text")
+    _refuse_empty(prompts)
     healed = [_heal(tokenizer, ids) if heal else Healed(list(ids), b"") for ids in prompts]
     order = sorted(range(len(healed)), key=lambda i: len(healed[i].kept))
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
@@ -205,6 +206,102 @@ def complete(
         written = _complete_batch(model, tokenizer, [healed[i] for i in batch], generate_kwargs)
         done |= zip(batch, written, strict=True)
     return [done[i] for i in range(len(prompts))]
+
+
+@torch.inference_mode()
+def stream(
+    model: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    prompt: Sequence[int],
+    write: Callable[[str], object],
+    *,
+    heal: bool,
+    **generate_kwargs: Any,  # noqa: ANN401
+) -> Completion:
+    """`complete` for one prompt, handing its text out while it is made.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        tokenizer: Its fast tokenizer.
+        prompt: Ids.
+        write: Called with every new part of the text, as soon as its characters are whole; the
+            parts together are the completion's text.
+        heal: As in `generate`.
+        **generate_kwargs: For `model.generate`. With beams the text comes at once, at the end.
+
+    Raises:
+        DataError: The prompt has no tokens.
+    """
+    _refuse_empty([prompt])
+    healed = _heal(tokenizer, prompt) if heal else Healed(list(prompt), b"")
+    config = generate_kwargs.get("generation_config")
+    beams = getattr(config, "num_beams", None) or generate_kwargs.get("num_beams") or 1
+    if beams == 1:
+        generate_kwargs["streamer"] = _Streamer(tokenizer, len(healed.prefix), write)
+    (done,) = _complete_batch(model, tokenizer, [healed], generate_kwargs)
+    if beams > 1:
+        write(done.text)
+    return done
+
+
+class _Streamer(BaseStreamer):
+    """Text of tokens as they come: whole characters, without what healing made anew."""
+
+    def __init__(
+        self,
+        tokenizer: Any,  # noqa: ANN401
+        skip: int,
+        write: Callable[[str], object],
+    ) -> None:
+        self.tokenizer, self.pieces, self.skip, self.write = (
+            tokenizer,
+            pieces_of(tokenizer),
+            skip,
+            write,
+        )
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self.ids: list[int] = []
+        self.written = 0
+        self.prompt_came = False
+
+    def put(self, value: Tensor) -> None:
+        """Takes the prompt, then one token after the other."""
+        if not self.prompt_came:
+            self.prompt_came = True
+            return
+        new = value.flatten().tolist()
+        if self.pieces:
+            spelled = self.pieces.text(new)
+            self._write(self.decoder.decode(spelled[self.skip :]))
+            self.skip = max(0, self.skip - len(spelled))
+            return
+        self.ids += new
+        # A later token may change how the last word reads, as WordPiece's do: that one waits.
+        self._write_decoded(whole=False)
+
+    def end(self) -> None:
+        """Writes what was held back."""
+        if self.pieces:
+            self._write(self.decoder.decode(b"", final=True))
+        else:
+            self._write_decoded(whole=True)
+
+    def _write_decoded(self, *, whole: bool) -> None:
+        text = _text(self.tokenizer, self.pieces, self.ids, 0)
+        end = len(text) if whole else text.rfind(" ")
+        if end > self.written:
+            self._write(text[self.written : end])
+            self.written = end
+
+    def _write(self, text: str) -> None:
+        if text:
+            self.write(text)
+
+
+def _refuse_empty(prompts: Sequence[Sequence[int]]) -> None:
+    for number, ids in enumerate(prompts, start=1):
+        if not ids:
+            raise DataError(f"prompt {number} has no tokens", fix="give it some text")
 
 
 _heal = heal  # `generate` and `complete` have an argument of that name

@@ -18,7 +18,15 @@ from transformers import (
 )
 
 from adapt.errors import DataError
-from adapt.generation import HealingProcessor, Pieces, complete, generate, heal, pieces_of
+from adapt.generation import (
+    HealingProcessor,
+    Pieces,
+    complete,
+    generate,
+    heal,
+    pieces_of,
+    stream,
+)
 
 TEXT = [
     "The disorder is characterized by renal failure and is characterized by anaemia.",
@@ -427,3 +435,77 @@ def test_an_answer_shorter_than_what_was_dropped_is_empty(made):
         logits_processor=LogitsProcessorList([only]),
     )
     assert texts == [""]
+
+
+# -- streaming ------------------------------------------------------------------------------
+
+
+@settings(max_examples=10)
+@given(
+    name=NAMES,
+    prompt=TEXTS | st.sampled_from(PROMPTS),
+    seed=st.integers(0, 99),
+    healed=st.booleans(),
+)
+def test_streamed_parts_are_the_completion(made, name, prompt, seed, healed):
+    """At a temperature at which characters break off and bytes stand alone."""
+    tokenizer, model = made[name]
+    ids = begin(tokenizer) + encode(tokenizer, prompt)
+    options = {"do_sample": True, "temperature": 3.0, "top_k": 0, "max_new_tokens": 20}
+    parts = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        (expected,) = complete(model, tokenizer, [ids], heal=healed, batch_size=1, **options)
+        torch.manual_seed(seed)
+        done = stream(model, tokenizer, ids, parts.append, heal=healed, **options)
+    assert done == expected
+    assert "".join(parts) == done.text
+    assert all(parts)
+
+
+def test_text_is_streamed_while_it_is_made(made):
+    """A character of three tokens waits for the third; the rest comes token by token."""
+    tokenizer, model = made["words"]
+    wanted = "x 🜚 y".encode()
+    pieces = pieces_of(tokenizer)
+    single = {spelled: i for i, spelled in enumerate(pieces.spelling) if len(spelled) == 1}
+    seen = []
+
+    def say(input_ids, scores):
+        seen.append(len(parts))
+        masked = torch.full_like(scores, float("-inf"))
+        masked[:, single[wanted[len(seen) - 1 : len(seen)]]] = 0.0
+        return masked
+
+    parts = []
+    options = {"max_new_tokens": len(wanted), "logits_processor": LogitsProcessorList([say])}
+    stream(model, tokenizer, begin(tokenizer), parts.append, heal=False, **options)
+    assert parts == ["x", " ", "🜚", " ", "y"]
+    assert seen[-1] == 4  # all but the last were there before the last token was chosen
+
+
+def test_beams_come_at_once_and_nothing_is_refused(made):
+    tokenizer, model = made["units"]
+    ids = begin(tokenizer) + encode(tokenizer, PROMPTS[0])
+    parts = []
+    done = stream(model, tokenizer, ids, parts.append, heal=True, num_beams=2, max_new_tokens=9)
+    assert parts == [done.text]
+    with pytest.raises(DataError, match="prompt 1 has no tokens"):
+        stream(model, tokenizer, [], parts.append, heal=True)
+
+
+def test_word_pieces_stream_word_by_word():
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.decoder = decoders.WordPiece()
+    trainer = WordPieceTrainer(vocab_size=200, special_tokens=["[UNK]"], show_progress=False)
+    backend.train_from_iterator(TEXT, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    model, parts = llama(len(tokenizer)), []
+    options = {"do_sample": True, "temperature": 5.0, "max_new_tokens": 30}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        ids = encode(tokenizer, "the disorder")
+        done = stream(model, tokenizer, ids, parts.append, heal=True, **options)
+    assert "".join(parts) == done.text
+    assert len(parts) > 3

@@ -1,0 +1,147 @@
+"""`adapt classify`: texts under the labels of a run's task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adapt.cli.models import (
+    BaseOption,
+    BatchSize,
+    Dtype,
+    InputFile,
+    Model,
+    OutputFile,
+    Trust,
+    load,
+    put,
+    rows_of,
+    write_lines,
+)
+from adapt.errors import AdaptError, DataError, RecipeError, nearest
+from adapt.recipe.evaluation import ClassificationTask
+
+
+def classify(
+    model: Model,
+    text: Annotated[list[str] | None, typer.Option(help="Text to classify; repeatable.")] = None,
+    input_: InputFile = None,
+    column: Annotated[
+        str | None, typer.Option(help="Column that holds the text; without it, the task's.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Task of the run's recipe.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labels instead of the task's, between commas.")
+    ] = None,
+    output: OutputFile = None,
+    max_length: Annotated[int, typer.Option(min=1, help="Longest prompt; tokens.")] = 1024,
+    batch_size: BatchSize = 8,
+    dtype: Dtype = "auto",
+    base: BaseOption = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Put texts under the labels of a run's task, or under those given.
+
+    A label's probability is that of its text as the whole answer, among all labels.
+
+    Examples:
+      adapt classify runs/medical --text "Cysts of the kidney." --text "An irregular heartbeat."
+
+      adapt classify runs/medical --input notes.jsonl --column note --output labelled.jsonl
+
+      adapt classify org/model --text "Cysts of the kidney." --labels kidney,heart
+    """
+    if bool(text) == bool(input_):
+        raise AdaptError(
+            "a --text or an --input, and not both", where="adapt classify", got=len(text or [])
+        )
+    asked, names = _task_of(Path(model), task, labels)
+    column = column or asked.text
+    rows = [{column: one} for one in text or []] or rows_of(input_, column, "label")
+    prompts = [_filled(asked, row, column) for row in rows]
+    loaded, tokenizer = load(model, dtype, base, trust_remote_code)
+    found = _probabilities(loaded, tokenizer, prompts, names, max_length, batch_size)
+    lines = []
+    for row, each in zip(rows, found, strict=True):
+        best = max(range(len(names)), key=each.__getitem__)
+        answer = {"label": names[best], "probability": round(each[best], 6)}
+        if output:
+            every = {n: round(p, 6) for n, p in zip(names, each, strict=True)}
+            lines.append(json.dumps({**row, **answer, "probabilities": every}, ensure_ascii=False))
+        else:
+            put(f"{names[best]}\t{each[best]:.4f}\n")
+    if output:
+        write_lines(output, lines)
+
+
+def _task_of(
+    run: Path, name: str | None, labels: str | None
+) -> tuple[ClassificationTask, list[str]]:
+    """The task of a run and its labels; labels given make a task of their own.
+
+    Raises:
+        RecipeError: There is no such task.
+    """
+    given = [label.strip() for label in (labels or "").split(",") if label.strip()]
+    recipe = run / "recipe.yaml"
+    if not recipe.is_file():
+        if not given:
+            fix = "give --labels a,b,c, or the folder of a run"
+            raise RecipeError("is no run, so it has no task", where=str(run), fix=fix)
+        made = ClassificationTask.model_construct(kind="classification", name="labels", path="")
+        return made, given
+    from adapt.corpus import open_corpus
+    from adapt.recipe import load_recipe
+
+    tasks = load_recipe(recipe).evaluation.tasks
+    known = {t.name: t for t in tasks if isinstance(t, ClassificationTask)}
+    if (name is None and len(known) != 1) or (name is not None and name not in known):
+        fix = f"--task {nearest(name or '', known)}" if known else "it has none; train one"
+        raise RecipeError("which classification task", where=str(recipe), got=name, fix=fix)
+    found = known[name] if name else next(iter(known.values()))
+    if not given:
+        rows = open_corpus(run / "corpus").rows(found.name, "train")
+        given = sorted({str(row[found.label]) for row in rows})
+    return found, given
+
+
+def _filled(task: ClassificationTask, row: dict[str, Any], column: str) -> str:
+    """The prompt of a row, as in training.
+
+    Raises:
+        DataError: The prompt shows a column that the row has not.
+    """
+    try:
+        return task.prompt.format_map({**row, "text": row[column]})
+    except KeyError as error:
+        raise DataError(
+            f"the prompt of {task.name} shows a column that the text has not",
+            got=str(error.args[0]),
+            fix="give rows with it by --input",
+        ) from None
+
+
+def _probabilities(
+    model: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    prompts: Sequence[str],
+    labels: Sequence[str],
+    max_length: int,
+    batch_size: int,
+) -> list[list[float]]:
+    """Of each label after each prompt; those of a prompt sum to 1."""
+    import numpy as np
+
+    from adapt.evaluation.labels import answer_log_probabilities
+    from adapt.training.batches import completion_ids, prompt_ids
+
+    asked = [prompt_ids(tokenizer, prompt)[-max_length:] for prompt in prompts]
+    answers = [completion_ids(tokenizer, label) for label in labels]
+    logs = answer_log_probabilities(model, asked, answers, batch_size=batch_size, label="classify")
+    shares = np.exp(logs - logs.max(axis=1, keepdims=True))
+    rows: list[list[float]] = (shares / shares.sum(axis=1, keepdims=True)).tolist()
+    return rows

