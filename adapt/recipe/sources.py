@@ -9,6 +9,16 @@ from pydantic import Field, model_validator
 from adapt.recipe.section import Fraction, Section
 
 
+class RopeScaling(Section):
+    """Longer context than the base was trained for, as `transformers` names its options."""
+
+    type: Literal["linear", "dynamic", "yarn"] = Field(
+        description="linear stretches positions; dynamic only beyond the base's context; yarn "
+        "each frequency by its own measure (Peng et al. 2023)."
+    )
+    factor: float = Field(gt=1.0, description="New context length over the base's.")
+
+
 class ModelSection(Section):
     """The general model that is adapted."""
 
@@ -21,6 +31,26 @@ class ModelSection(Section):
         "auto", description="Type of the frozen weights; auto: bfloat16 where the device has it."
     )
     trust_remote_code: bool = Field(False, description="Run Python code that a Hub model brings.")
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="Attention kernels; auto: what transformers takes for the model."
+    )
+    rope_scaling: RopeScaling | None = Field(
+        None, description="For sequences longer than the base's context; needs rotary positions."
+    )
+    device_map: Literal["auto", "balanced", "sequential"] | None = Field(
+        None, description="Spreads one copy of the model over the devices of one machine."
+    )
+    max_memory: dict[str, str] | None = Field(
+        None,
+        description='With device_map: most that each device may hold, as in {"0": "20GiB", "cpu": '
+        '"60GiB"}.',
+    )
+
+    @model_validator(mode="after")
+    def _memory_of_a_map(self) -> ModelSection:
+        if self.max_memory is not None and self.device_map is None:
+            raise ValueError("max_memory needs device_map")
+        return self
 
 
 class Source(Section):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tokenizers import Encoding
 from torch import Tensor
 
 IGNORED = -100
@@ -50,31 +51,65 @@ def joined(examples: Sequence[Example]) -> Example:
     )
 
 
-def pack(documents: Iterable[Sequence[int]], max_length: int) -> Iterator[Example]:
+@dataclass(frozen=True)
+class Labelled:
+    """A text with its classes.
+
+    Attributes:
+        input_ids: Token ids.
+        classes: Numbers of the labels that it has; exactly one unless it may have several.
+    """
+
+    input_ids: list[int]
+    classes: list[int]
+
+    def __len__(self) -> int:
+        """Tokens."""
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tokens `start` to `end` of the document that was drawn as number `drawn`."""
+
+    drawn: int
+    start: int
+    end: int
+
+
+def plan_rows(lengths: Iterable[int], max_length: int) -> Iterator[tuple[Part, ...]]:
     """Fills sequences of `max_length` tokens with documents, in order.
 
-    A document that does not fit is cut, and goes on in the next sequence without what came
-    before. A part has at least two tokens, for one alone predicts nothing.
+    A document that does not fit is cut. It goes on in the next sequence with its last token once
+    more, from which the next is predicted, and without what came before: so every token but a
+    document's first is predicted exactly once.
 
     Args:
-        documents: Ids of each, at least two; shorter ones are left out.
-        max_length: Longest sequence; tokens, at least 4.
+        lengths: Tokens of each document; those under two are left out.
+        max_length: Longest sequence; tokens, at least 2.
     """
-    row: list[Example] = []
+    row: list[Part] = []
     room = max_length
-    for ids in documents:
-        rest = list(ids)
-        while len(rest) > 1:
-            take = min(room, len(rest))
-            take -= len(rest) - take == 1  # never leave one token alone
-            if take > 1:
-                row.append(document(rest[:take], rest[:take]))
-                rest, room = rest[take:], room - take
-            if rest or room < 2:
-                yield joined(row)
+    for drawn, length in enumerate(lengths):
+        start = 0
+        while length - start > 1:
+            end = min(start + room, length)
+            row.append(Part(drawn, start, end))
+            room -= end - start
+            start = end - 1
+            if length - start > 1 or room < 2:
+                yield tuple(row)
                 row, room = [], max_length
     if row:
-        yield joined(row)
+        yield tuple(row)
+
+
+def pack(documents: Iterable[Sequence[int]], max_length: int) -> Iterator[Example]:
+    """Documents in sequences as `plan_rows` lays them."""
+    texts = list(documents)
+    for row in plan_rows(map(len, texts), max_length):
+        parts = [texts[part.drawn][part.start : part.end] for part in row]
+        yield joined([document(ids, ids) for ids in parts])
 
 
 def collate(examples: Sequence[Example], max_length: int, pad: int) -> dict[str, Tensor]:
@@ -109,6 +144,53 @@ def collate(examples: Sequence[Example], max_length: int, pad: int) -> dict[str,
     }
 
 
+def collate_padded(examples: Sequence[Example], pad: int) -> dict[str, Tensor]:
+    """A row for each example, filled up on the right.
+
+    Args:
+        examples: One document each.
+        pad: Id that fills rows up; the attention mask hides it.
+
+    Returns:
+        `input_ids`, `labels`, `attention_mask`: (examples, tokens of the longest), int64.
+    """
+    batch = _padded([e.input_ids for e in examples], pad)
+    longest = batch["input_ids"].shape[1]
+    labels = [e.labels + [IGNORED] * (longest - len(e)) for e in examples]
+    return {**batch, "labels": torch.tensor(labels)}
+
+
+def collate_labelled(
+    examples: Sequence[Labelled], pad: int, several: int | None
+) -> dict[str, Tensor]:
+    """A row for each text, filled up on the right.
+
+    Args:
+        examples: Texts with their classes.
+        pad: Id that fills rows up; the attention mask hides it.
+        several: Number of classes where a text may have several, else None.
+
+    Returns:
+        `input_ids`, `attention_mask`: (examples, tokens of the longest), int64; `labels`:
+        (examples,) int64, or (examples, classes) float32 of zeros and ones.
+    """
+    batch = _padded([e.input_ids for e in examples], pad)
+    if several is None:
+        return {**batch, "labels": torch.tensor([e.classes[0] for e in examples])}
+    labels = torch.zeros(len(examples), several)
+    for row, example in zip(labels, examples, strict=True):
+        row[example.classes] = 1.0
+    return {**batch, "labels": labels}
+
+
+def _padded(rows: Sequence[list[int]], pad: int) -> dict[str, Tensor]:
+    longest = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([ids + [pad] * (longest - len(ids)) for ids in rows]),
+        "attention_mask": torch.tensor([[int(i < len(r)) for i in range(longest)] for r in rows]),
+    }
+
+
 def start_ids(tokenizer: Any) -> list[int]:  # noqa: ANN401
     """What stands before a document, so that its first token is predicted too.
 
@@ -124,12 +206,30 @@ def start_ids(tokenizer: Any) -> list[int]:  # noqa: ANN401
     return next(([id_] for id_ in known if id_ is not None), [])
 
 
+def frame_ids(tokenizer: Any) -> tuple[list[int], list[int]]:  # noqa: ANN401
+    """What the tokenizer puts before and after a text, such as [CLS] and [SEP]."""
+    bare = plain_encoding(tokenizer, "a").ids
+    framed: list[int] = tokenizer.backend_tokenizer.encode("a").ids
+    count = len(framed) - len(bare)
+    before = next((n for n in range(count + 1) if framed[n : n + len(bare)] == bare), 0)
+    return framed[:before], framed[before + len(bare) :]
+
+
 def encode_documents(tokenizer: Any, texts: Iterable[str]) -> Iterator[list[int]]:  # noqa: ANN401
     """Ids of each document, with `start_ids` before it."""
     start = start_ids(tokenizer)
-    backend = tokenizer.backend_tokenizer
     for text in texts:
-        yield start + backend.encode(text, add_special_tokens=False).ids
+        yield start + plain_encoding(tokenizer, text).ids
+
+
+def plain_encoding(tokenizer: Any, text: str) -> Encoding:  # noqa: ANN401
+    """A text alone: nothing put around it, cut off or filled up."""
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation or backend.padding:  # stored settings; transformers clears them too
+        backend.no_truncation()
+        backend.no_padding()
+    found: Encoding = backend.encode(text, add_special_tokens=False)
+    return found
 
 
 def encode_completion(
@@ -137,27 +237,39 @@ def encode_completion(
     prompt: str,
     completion: str,
     max_length: int,
+    completion_tokenizer: Any | None = None,  # noqa: ANN401
 ) -> Example:
     """A prompt in the model's chat template and its completion; loss on the completion only.
 
     The prompt loses tokens from its left when both are too long; the completion's end then goes.
+
+    Args:
+        tokenizer: Of the prompt.
+        prompt: What a user asks.
+        completion: The answer.
+        max_length: Longest sequence; tokens, at least 2.
+        completion_tokenizer: Of the completion where units are only read; None: the same.
     """
     before = prompt_ids(tokenizer, prompt)
-    after = completion_ids(tokenizer, completion)[: max_length - 1]
+    after = completion_ids(completion_tokenizer or tokenizer, completion)[: max_length - 1]
     before = before[max(0, len(before) + len(after) - max_length) :]
     return document(before + after, [IGNORED] * len(before) + after)
 
 
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:  # noqa: ANN401
     """Ids of a user's turn up to where the model answers."""
-    if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-    else:
-        text = f"{prompt}\n"
+    text = prompt_text(tokenizer, prompt)
     ids: list[int] = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
     return ids
+
+
+def prompt_text(tokenizer: Any, prompt: str) -> str:  # noqa: ANN401
+    """A user's turn up to where the model answers, in the model's chat template if it has one."""
+    if not tokenizer.chat_template:
+        return f"{prompt}\n"
+    turn = [{"role": "user", "content": prompt}]
+    text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return text
 
 
 def completion_ids(tokenizer: Any, completion: str) -> list[int]:  # noqa: ANN401

@@ -1,26 +1,58 @@
-"""The model that trains: the adapted base, frozen, with adapters and the new token rows."""
+"""A model from disk: how it is loaded, and how what was trained is put onto it again."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from peft import PeftConfig, PeftModel
 from torch import nn
 
-from adapt.bases import Base
-from adapt.errors import ModelError
-from adapt.recipe.training import LoraSection
-from adapt.vocab import TOKENIZER_FILES
-from adapt.workspace import write_json
+from adapt.errors import DependencyError, ModelError
+from adapt.recipe.sources import ModelSection
+from adapt.training.methods import ROWS
 
-# Part of the name that PEFT gives the trainable rows of an embedding.
-ROWS = "trainable_tokens_delta"
+ADAPTER_CONFIG = "adapter_config.json"
+
+# Subfolder of the adapter that goes onto the new rows, where PEFT has no place for both in one.
+ON_ROWS = "on_rows"
+
+# Keys of `from_pretrained` that an adapter needs besides its base.
+CONTEXT = "context.json"
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded, beyond its type.
+
+    Attributes:
+        attn_implementation: Attention kernels; `auto` leaves it to `transformers`.
+        rope_scaling: Type and factor of `model.rope_scaling`; None: as the model has it.
+        device_map: Spreads the model over devices; None: this process's device.
+        max_memory: With device_map: device to most bytes, as in "20GiB".
+    """
+
+    attn_implementation: str = "auto"
+    rope_scaling: tuple[str, float] | None = None
+    device_map: str | None = None
+    max_memory: Mapping[str, str] | None = None
+
+    @classmethod
+    def of(cls, section: ModelSection) -> Loading:
+        """What the recipe says."""
+        rope = section.rope_scaling
+        scaling = (rope.type, rope.factor) if rope else None
+        return cls(section.attn_implementation, scaling, section.device_map, section.max_memory)
+
+
+AS_IT_IS = Loading()
 
 
 def best_dtype(asked: str) -> torch.dtype:
@@ -39,6 +71,20 @@ def best_dtype(asked: str) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def training_dtype(method: str, asked: str) -> torch.dtype:
+    """The type that a method's model is loaded in.
+
+    float32 where every weight trains: AdamW moves a weight by about the learning rate, which
+    bfloat16 rounds away for weights more than 256 times as large. Methods that train a part of the
+    weights have that part cast (`adapt.training.methods`).
+
+    Args:
+        method: `training.method`.
+        asked: `model.dtype`.
+    """
+    return torch.float32 if method == "full" else best_dtype(asked)
+
+
 def device() -> torch.device:
     """Where a model of this process lives."""
     from accelerate import PartialState
@@ -53,54 +99,137 @@ def load_model(folder: Path | str, dtype: torch.dtype, *, trust_remote_code: boo
     Raises:
         ModelError: The folder does not hold one.
     """
+    return _loaded(folder, dtype, {"trust_remote_code": trust_remote_code})
+
+
+def load_for_training(
+    folder: Path | str,
+    dtype: torch.dtype,
+    loading: Loading,
+    quantization: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> Any:  # noqa: ANN401
+    """The same, with everything that a recipe can say of it.
+
+    Args:
+        folder: The checkpoint.
+        dtype: Of the weights; of what is computed in where they are quantised.
+        loading: Attention, rotary positions, devices.
+        quantization: `nf4`, `int8`, or None. Nothing is ever merged into such a model.
+        trust_remote_code: As in `transformers`.
+
+    Raises:
+        ModelError: The folder does not hold one, or it has no rotary positions to scale.
+        DependencyError: A package is missing.
+    """
+    trust = trust_remote_code
+    options = loading_options(folder, dtype, loading, quantization, trust_remote_code=trust)
+    return _loaded(folder, dtype, {"trust_remote_code": trust, **options})
+
+
+def _loaded(folder: Path | str, dtype: torch.dtype, options: dict[str, Any]) -> Any:  # noqa: ANN401
     from transformers import AutoModelForCausalLM
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, trust_remote_code=trust_remote_code
-        )
+        model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, **options)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"cannot be loaded as a causal language model, {str(error).splitlines()[0]}",
             where=str(folder),
         ) from None
-    return model.to(device()).eval()
+    return (model if "device_map" in options else model.to(device())).eval()
 
 
-def with_lora(model: Any, lora: LoraSection, new_ids: Sequence[int]) -> PeftModel:  # noqa: ANN401
-    """Puts adapters on a model and lets the rows of new tokens train; all else is frozen.
+def loading_options(
+    folder: Path | str,
+    dtype: torch.dtype,
+    loading: Loading,
+    quantization: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """Further keywords of `from_pretrained`, for any class of model; see `load_for_training`.
+
+    With `device_map` among them, the model lies where it belongs and is not to be moved.
+    """
+    check_packages(loading, quantization)
+    options: dict[str, Any] = {}
+    if loading.attn_implementation != "auto":
+        options["attn_implementation"] = loading.attn_implementation
+    if loading.rope_scaling:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        options |= scaled_positions(config, *loading.rope_scaling, where=str(folder))
+    if loading.device_map:
+        options["device_map"] = loading.device_map
+    if loading.max_memory:
+        named = loading.max_memory.items()
+        options["max_memory"] = {int(k) if k.isdigit() else k: size for k, size in named}
+    if quantization:
+        from transformers import BitsAndBytesConfig
+
+        options.setdefault("device_map", {"": device()})  # such a model cannot be moved afterwards
+        options["quantization_config"] = (
+            BitsAndBytesConfig(load_in_8bit=True)
+            if quantization == "int8"
+            else BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=dtype,
+            )
+        )
+    return options
+
+
+def check_packages(loading: Loading, quantization: str | None) -> None:
+    """Refuses what needs a package that is not installed; loads none.
+
+    Raises:
+        DependencyError: bitsandbytes is missing.
+        ModelError: flash_attn is missing.
+    """
+    if quantization and find_spec("bitsandbytes") is None:
+        raise DependencyError("bitsandbytes", "quantize", where="training.quantization")
+    if loading.attn_implementation == "flash_attention_2" and find_spec("flash_attn") is None:
+        raise ModelError(
+            "needs the package flash_attn, which is not installed",
+            where="model.attn_implementation",
+            got="flash_attention_2",
+            fix="take sdpa, or install flash-attn on a machine with a GPU",
+        )
+
+
+def scaled_positions(config: Any, type_: str, factor: float, *, where: str) -> dict[str, Any]:  # noqa: ANN401
+    """Keys of a model's configuration that stretch its rotary positions.
 
     Args:
-        model: The adapted base; it is never resized here.
-        lora: Options of the adapters.
-        new_ids: Ids whose embedding rows train, on both sides; adapters and rows are float32.
+        config: The model's own.
+        type_: linear, dynamic or yarn.
+        factor: New context length over the model's.
+        where: The model, for messages.
+
+    Raises:
+        ModelError: It has no rotary positions, has scaled ones, or scales them layer by layer.
     """
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.r,
-        lora_alpha=lora.lora_alpha,
-        lora_dropout=lora.lora_dropout,
-        target_modules=lora.target_modules,
-        trainable_token_indices=_rows_to_train(model, list(new_ids)) if new_ids else None,
-    )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        raise ModelError(str(error).splitlines()[0], where="training.lora.target_modules") from None
-
-
-def _rows_to_train(model: Any, new_ids: list[int]) -> dict[str, list[int]]:  # noqa: ANN401
-    """Which module trains which rows.
-
-    Given as a list, PEFT trains the input side only; a tied output follows the input by itself,
-    an untied one must be named.
-    """
-    names = {id(module): name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    rows = {names[id(inputs)]: new_ids}
-    if outputs is not None and outputs.weight is not inputs.weight:
-        rows[names[id(outputs)]] = new_ids
-    return rows
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    here, length = "model.rope_scaling", getattr(text, "max_position_embeddings", None)
+    if not rope or not length or text is not config:
+        raise ModelError("has no rotary positions that can be scaled", where=here, got=where)
+    if any(isinstance(value, dict) for value in rope.values()):
+        raise ModelError("has other rotary positions layer by layer", where=here, got=where)
+    if rope.get("rope_type", "default") != "default":
+        reason = f"has rotary positions of type {rope['rope_type']} already"
+        raise ModelError(reason, where=here, got=where, fix="leave out model.rope_scaling")
+    scaled = {**rope, "rope_type": type_, "factor": factor}
+    if type_ == "dynamic":  # reads the model's own length from the configuration
+        return {"rope_parameters": scaled}
+    if type_ == "yarn":
+        scaled["original_max_position_embeddings"] = length
+    return {"rope_parameters": scaled, "max_position_embeddings": math.floor(length * factor)}
 
 
 def new_row_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -108,55 +237,44 @@ def new_row_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for n, p in model.named_parameters() if ROWS in n]
 
 
-def save_adapter(model: PeftModel, tokenizer: Path, base: Base, folder: Path) -> None:
-    """Writes an adapter that plain PEFT loads from the original base.
-
-    Training ran on the adapted base; with the new rows in the adapter and the tokenizer beside
-    it, PEFT grows the original base by itself. PEFT's default would add both whole embedding
-    matrices, since the vocabulary differs from the base's.
-
-    Args:
-        model: The trained model.
-        tokenizer: Folder of its tokenizer, whose files are copied in.
-        base: The original base, which the adapter names.
-        folder: Written into.
-    """
-    model.save_pretrained(str(folder), save_embedding_layers=False)
-    _narrow_rows(folder / "adapter_model.safetensors", model.get_input_embeddings().weight.dtype)
-    config_path = folder / "adapter_config.json"
-    config = json.loads(config_path.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"], config["revision"] = base.reference, base.revision
-    write_json(config_path, config)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's card says nothing true of this run
-    for name in TOKENIZER_FILES:
-        if (tokenizer / name).is_file():
-            shutil.copyfile(tokenizer / name, folder / name)
-
-
-def _narrow_rows(weights: Path, dtype: torch.dtype) -> None:
-    """Stores new rows in the type of the matrix that they go into.
-
-    They train in float32, and every forward pass rounds them to the matrix: to store more would
-    make the adapter larger and no logit different.
-    """
-    tensors = load_file(str(weights))
-    for name, tensor in tensors.items():
-        if ROWS in name:
-            tensors[name] = tensor.to(dtype)
-    save_file(tensors, str(weights), metadata={"format": "pt"})
-    weights.chmod(0o644)
-
-
 def load_merged(
     checkpoint: Path, adapter: Path, dtype: torch.dtype, *, trust_remote_code: bool = False
 ) -> Any:  # noqa: ANN401
-    """A trained model as it would be served: the adapter merged into freshly loaded weights.
+    """A trained model as it would be served.
+
+    The adapter is merged into freshly loaded weights of full precision, whatever it was trained
+    on: merging into quantised ones gave wrong logits. Virtual tokens cannot be merged, and stay
+    what PEFT makes of them; their logits are left out, so that there is one for each token given.
 
     Args:
-        checkpoint: What the adapter was trained on.
-        adapter: Folder written by `save_adapter`.
+        checkpoint: What the adapter was trained on; not read where a whole checkpoint was trained.
+        adapter: Folder written by `save_trained`.
         dtype: Of the weights that are merged into.
         trust_remote_code: As in `transformers`.
     """
-    model = load_model(checkpoint, dtype, trust_remote_code=trust_remote_code)
-    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval()
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        return load_model(adapter, dtype, trust_remote_code=trust_remote_code)
+    context = adapter / CONTEXT
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if context.is_file():
+        options |= json.loads(context.read_text(encoding="utf-8"))
+    model = _loaded(checkpoint, dtype, options)
+    for folder in (adapter, adapter / ON_ROWS):
+        if folder.is_dir():
+            model = _merged(model, folder)
+    return model.eval()
+
+
+def _merged(model: Any, adapter: Path) -> Any:  # noqa: ANN401
+    adapted = PeftModel.from_pretrained(model, str(adapter))
+    config: Any = PeftConfig.from_pretrained(str(adapter))
+    if not config.is_prompt_learning:
+        return adapted.merge_and_unload()
+    if config.peft_type != "PREFIX_TUNING":
+        adapted.register_forward_hook(partial(_without_virtual, config.num_virtual_tokens))
+    return adapted
+
+
+def _without_virtual(count: int, model: nn.Module, given: Any, output: Any) -> Any:  # noqa: ANN401
+    output.logits = output.logits[:, count:]
+    return output

@@ -1,35 +1,22 @@
-"""What each phase trains on: the same documents for every tokenizer, in the same order."""
+"""The phases of training: their data, and how they are shared out."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice, tee
-from typing import Any, TypeVar
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from adapt.corpus import Corpus
-from adapt.errors import TrainingError
-from adapt.recipe.evaluation import AnyTask, ClassificationTask
+from adapt.corpus import Corpus, Split
+from adapt.errors import DataError, RecipeError, TrainingError, nearest
+from adapt.recipe.evaluation import AnyTask
 from adapt.recipe.training import Phase
-from adapt.training.batches import Example, encode_completion, encode_documents, pack
+from adapt.training.filling import PhaseData, Request, sequences_a_step
+from adapt.training.objectives import OBJECTIVES, classification_tasks, prompts
 
-Item = TypeVar("Item")
+__all__ = ["PhaseData", "check_tasks", "phase_data", "prompts", "sequences_a_step", "shared_out"]
 
-
-@dataclass(frozen=True)
-class PhaseData:
-    """Examples of one phase.
-
-    Attributes:
-        examples: In training order.
-        documents: Documents or task rows they come from, repeats counted.
-        bytes_: UTF-8 bytes of those, prompts included.
-    """
-
-    examples: list[Example]
-    documents: int
-    bytes_: int
+logger = logging.getLogger("adapt")
 
 
 def phase_data(
@@ -39,69 +26,81 @@ def phase_data(
     tasks: Sequence[AnyTask],
     seed: int,
     documents: int | None,
+    *,
+    completion_tokenizer: Any | None = None,  # noqa: ANN401
+    cache: Path | None = None,
+    split: Split = "train",
 ) -> PhaseData:
-    """Encodes what a phase trains on.
+    """Encodes what a phase trains on, or is validated on.
 
     Args:
         phase: The recipe's phase.
         tokenizer: Of the model that trains.
-        corpus: Only its training side is read.
-        tasks: Labelled rows, for `sft`.
+        corpus: Only its training side is read (its validation side for that split).
+        tasks: Labelled rows, for `sft` and `classification`.
         seed: Order of documents; the same for every tokenizer.
         documents: How many to take, so that a control sees the bytes of its pair; None takes as
             many as fill the phase's steps.
+        completion_tokenizer: The base's, where units are only read: what the model writes is
+            encoded with it, and ids mean the same in both. None: one tokenizer for all.
+        cache: Folder of encoded texts, kept between runs; None encodes in memory.
+        split: `train`, or `validation`: every document of that side once.
+
+    Raises:
+        RecipeError: The phase names tasks that are not there or that it cannot train on.
+        DataError: Rows that cannot be read, a conversation that its template cannot show, or
+            nothing to validate on.
+        ModelError: `mlm` with a tokenizer that has no mask token.
     """
-    return _OBJECTIVES[phase.objective](phase, tokenizer, corpus, tasks, seed, documents)
+    check_tasks(phase, tasks)
+    data = OBJECTIVES[phase.objective](
+        Request(
+            phase, tokenizer, corpus, tasks, seed, documents, completion_tokenizer, cache, split
+        )
+    )
+    if not len(data.examples):
+        raise DataError(
+            f"nothing on the {split} side",
+            where=f"training.phases: {phase.name}",
+            fix="give more text, raise corpus.validation_fraction or leave out eval_steps",
+        )
+    if data.truncated_documents:
+        logger.info(
+            "phase %s (%s): %d of %d documents (%.1f %%) are longer than max_length %d and lost "
+            "%d bytes (%.1f %%)",
+            phase.name,
+            split,
+            data.truncated_documents,
+            data.documents,
+            100 * data.truncated_documents / data.documents,
+            phase.max_length,
+            data.truncated_bytes,
+            100 * data.truncated_bytes / max(1, data.bytes_),
+        )
+    return data
 
 
-def _clm(
-    phase: Phase,
-    tokenizer: Any,  # noqa: ANN401
-    corpus: Corpus,
-    tasks: Sequence[AnyTask],
-    seed: int,
-    documents: int | None,
-) -> PhaseData:
-    """Whole documents, packed; the last that would overflow the steps is left out."""
-    sequences = sequences_a_step(phase) * phase.max_steps
-    room = sequences * phase.max_length
-    texts = list(corpus.documents("train"))
-    taken: list[tuple[str, list[int]]] = []
-    stream, encoded = tee(islice(_endless(texts, seed), documents))
-    for text, ids in zip(stream, encode_documents(tokenizer, encoded), strict=False):
-        room -= len(ids)
-        if documents is None and room < 0 and taken:
-            break
-        taken.append((text, ids))
-    examples = list(pack([ids for _, ids in taken], phase.max_length))
-    while documents is None and len(examples) > sequences and len(taken) > 1:
-        taken.pop()
-        examples = list(pack([ids for _, ids in taken], phase.max_length))
-    return PhaseData(examples, len(taken), sum(len(text.encode()) for text, _ in taken))
+def check_tasks(phase: Phase, tasks: Sequence[AnyTask]) -> None:
+    """Refuses a phase whose tasks are not there; needs no data.
 
-
-def _sft(
-    phase: Phase,
-    tokenizer: Any,  # noqa: ANN401
-    corpus: Corpus,
-    tasks: Sequence[AnyTask],
-    seed: int,
-    documents: int | None,
-) -> PhaseData:
-    """Rows of all tasks in turn, so that a large task does not drown a small one."""
-    count = documents or sequences_a_step(phase) * phase.max_steps
-    streams = [_endless(prompts(task, corpus.rows(task.name, "train")), seed) for task in tasks]
-    pairs = [next(streams[i % len(streams)]) for i in range(count)]
-    examples = [encode_completion(tokenizer, p, c, phase.max_length) for p, c in pairs]
-    return PhaseData(examples, count, sum(len(p.encode()) + len(c.encode()) for p, c in pairs))
-
-
-_OBJECTIVES: dict[str, Callable[..., PhaseData]] = {"clm": _clm, "sft": _sft}
-
-
-def sequences_a_step(phase: Phase) -> int:
-    """Sequences that one optimizer step sees, whatever the number of processes."""
-    return phase.per_device_train_batch_size * phase.gradient_accumulation_steps
+    Raises:
+        RecipeError: A name that no task has, nothing to train on, or not one classification task.
+    """
+    where = f"training.phases: {phase.name}"
+    known = [task.name for task in tasks]
+    for name in phase.tasks or ():
+        if name not in known:
+            raise RecipeError("no such task", where=where, got=name, fix=nearest(name, known))
+    if phase.objective == "sft" and not tasks and phase.messages is None:
+        fix = "give evaluation.tasks or the phase's messages"
+        raise RecipeError("sft has no rows to train on", where=where, fix=fix)
+    if phase.objective == "classification" and len(classification_tasks(phase, tasks)) != 1:
+        raise RecipeError(
+            "needs one task of kind classification",
+            where=where,
+            got=", ".join(task.name for task in classification_tasks(phase, tasks)) or "none",
+            fix="name it in the phase's tasks",
+        )
 
 
 def shared_out(phase: Phase, processes: int) -> tuple[int, int]:
@@ -122,20 +121,3 @@ def shared_out(phase: Phase, processes: int) -> tuple[int, int]:
     while each % batch:
         batch -= 1
     return batch, each // batch
-
-
-def prompts(task: AnyTask, rows: Iterator[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Prompt and expected completion of each row."""
-    if isinstance(task, ClassificationTask):
-        return [
-            (task.prompt.format_map({**row, "text": row[task.text]}), str(row[task.label]))
-            for row in rows
-        ]
-    return [(task.prompt.format_map(row), str(row[task.target])) for row in rows]
-
-
-def _endless(items: Sequence[Item], seed: int) -> Iterator[Item]:
-    """The items over and over, shuffled anew each time round."""
-    rng = random.Random(seed)
-    while True:
-        yield from rng.sample(items, len(items))

@@ -19,6 +19,9 @@ class PhaseResult:
         tokens: Tokens seen, padding left out.
         seconds: Time of the training loop.
         losses: (step, mean loss in nats a predicted token since the last entry).
+        truncated_documents: Of the phase's documents, those longer than max_length that lost text.
+        truncated_bytes: UTF-8 bytes that they lost.
+        validation_losses: (step, loss on the validation side).
     """
 
     name: str
@@ -28,11 +31,18 @@ class PhaseResult:
     tokens: int
     seconds: float
     losses: tuple[tuple[int, float], ...]
+    truncated_documents: int = 0
+    truncated_bytes: int = 0
+    validation_losses: tuple[tuple[int, float], ...] = ()
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> PhaseResult:
         """What `dataclasses.asdict` and JSON made of a result."""
-        return cls(**{**record, "losses": tuple((s, x) for s, x in record["losses"])})
+        pairs = {
+            name: tuple((step, loss) for step, loss in record.get(name, ()))
+            for name in ("losses", "validation_losses")
+        }
+        return cls(**{**record, **pairs})
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,21 @@ from adapt.vocab import load_tokenizer
 documents = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=30), max_size=12)
 
 
-@given(documents, st.integers(4, 16))
-def test_packing_keeps_every_token_in_order(texts, max_length):
+@given(documents, st.integers(2, 16))
+def test_packing_predicts_every_token_but_the_first_once_and_in_order(texts, max_length):
     packed = list(pack(texts, max_length))
     assert all(1 < len(example) <= max_length for example in packed)
-    kept = [id_ for example in packed for id_ in example.input_ids]
-    assert kept == [id_ for text in texts for id_ in text]
+    learned = [label for example in packed for label in example.labels if label != IGNORED]
+    assert learned == [id_ for text in texts for id_ in text[1:]]
+
+
+@given(st.lists(st.lists(st.integers(), min_size=2, unique=True), max_size=8), st.integers(2, 9))
+def test_every_token_is_predicted_from_the_one_before_it(texts, max_length):
+    before = {(text[i - 1], text[i]) for text in texts for i in range(1, len(text))}
+    for example in pack(texts, max_length):
+        for i, label in enumerate(example.labels):
+            if label != IGNORED:
+                assert (example.input_ids[i - 1], label) in before
 
 
 @given(documents, st.integers(4, 16))

@@ -1,0 +1,238 @@
+"""How many documents a phase takes, and how they become examples."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+from torch import Tensor
+
+from adapt.corpus import Corpus, Split
+from adapt.recipe.evaluation import AnyTask
+from adapt.recipe.training import Phase
+from adapt.training.batches import Part, collate, collate_padded
+from adapt.training.encoded import column, encode_once, tokenizer_mark
+from adapt.training.examples import Examples, Row, grouped
+from adapt.workspace import digest
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Labels of a classification phase.
+
+    Attributes:
+        names: In the order of the head's outputs.
+        several: Whether a text may have several, or none.
+        weights: Weight of each class in the loss (several: of its positive side); None: equal.
+    """
+
+    names: tuple[str, ...]
+    several: bool
+    weights: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class PhaseData:
+    """Examples of one phase.
+
+    Attributes:
+        examples: In training order; made when they are read.
+        documents: Documents or task rows they come from, repeats counted.
+        bytes_: UTF-8 bytes of those, prompts included.
+        tokens: Tokens, padding left out.
+        truncated_documents: Of the documents, those that did not fit max_length; clm and mlm cut
+            long documents into several examples and lose nothing.
+        truncated_bytes: UTF-8 bytes that these lost, chat template included.
+        collate: Makes a batch of examples.
+        classes: Labels of a classification phase, else None.
+    """
+
+    examples: Examples[Any]
+    documents: int
+    bytes_: int
+    tokens: int
+    truncated_documents: int
+    truncated_bytes: int
+    collate: Callable[[Sequence[Any]], dict[str, Tensor]]
+    classes: Classes | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `phase_data`, for an objective."""
+
+    phase: Phase
+    tokenizer: Any
+    corpus: Corpus
+    tasks: Sequence[AnyTask]
+    seed: int
+    documents: int | None
+    completion_tokenizer: Any | None
+    cache: Path | None
+    split: Split
+
+    @property
+    def sequences(self) -> int | None:
+        """Examples that fill the phase's steps; None: of all documents, each once."""
+        if self.split != "train":
+            return None
+        return sequences_a_step(self.phase) * self.phase.max_steps
+
+    def order(self, count: int) -> Iterator[int]:
+        """Numbers of records: over and over to train, once to validate."""
+        return iter(range(count)) if self.split != "train" else _endless(range(count), self.seed)
+
+    @property
+    def packs(self) -> bool:
+        """Whether several documents share a row."""
+        return self.phase.packing and self.phase.objective in ("clm", "sft")
+
+    def marks(self) -> list[str | None]:
+        """What the tokenizers add to a cache's key."""
+        return [tokenizer_mark(self.tokenizer), tokenizer_mark(self.completion_tokenizer)]
+
+
+def sequences_a_step(phase: Phase) -> int:
+    """Sequences that one optimizer step sees, whatever the number of processes."""
+    return phase.per_device_train_batch_size * phase.gradient_accumulation_steps
+
+
+def filled(
+    request: Request,
+    store: Dataset,
+    plan: Callable[[Sequence[int]], list[Row]],
+    build: Callable[..., Any],
+) -> PhaseData:
+    """Documents in order until the steps are full, or as many as were asked for.
+
+    Args:
+        request: The phase.
+        store: Records of all documents.
+        plan: Lays documents, given as numbers of records, out in examples, in order.
+        build: Makes an example.
+    """
+    drawn: list[int] = []
+    lengths = column(store, "tokens")
+    sequences = None if request.documents else request.sequences
+    room = (sequences or 0) * request.phase.max_length
+    for number in islice(request.order(len(store)), request.documents):
+        room -= max(1, int(lengths[number]))
+        enough = len(drawn) == sequences and not request.packs
+        if sequences and drawn and (room < 0 or enough):
+            break
+        drawn.append(number)
+    rows = plan(drawn)
+    if sequences and len(rows) > sequences:
+        # Rows are filled in order, so those before the first that overflows stay as they are.
+        del drawn[max(1, rows[sequences][0].drawn) :]
+        rows = plan(drawn)
+    return _data(request, store, drawn, rows, build)
+
+
+def in_turn(request: Request, stores: Sequence[Dataset], build: Callable[..., Any]) -> PhaseData:
+    """One example a record: of each store in turn, in an order of its own."""
+    store = concatenate_datasets(list(stores))
+    first = np.cumsum([0, *map(len, stores)]).tolist()
+    if request.split != "train":
+        drawn = list(range(len(store)))
+    else:
+        count = request.documents or request.sequences or 0
+        streams = [request.order(len(part)) for part in stores]
+        turns = [i % len(stores) for i in range(count)]
+        drawn = [first[turn] + next(streams[turn]) for turn in turns]
+    lengths = column(store, "tokens")
+    rows: list[Row] = [(Part(i, 0, int(lengths[n])),) for i, n in enumerate(drawn)]
+    return _data(request, store, drawn, rows, build)
+
+
+def _data(
+    request: Request,
+    store: Dataset,
+    numbers: Sequence[int],
+    rows: list[Row],
+    build: Callable[..., Any],
+) -> PhaseData:
+    phase, drawn = request.phase, np.array(numbers, dtype=np.int64)
+    if not request.packs and request.split == "train":
+        rows = grouped(rows, sequences_a_step(phase), request.seed)
+    pad = pad_id(request.tokenizer)
+    examples = Examples(rows, drawn, store, build)
+    lost = column(store, "lost")[drawn]
+    _, _, tokens = examples.seen()
+    return PhaseData(
+        examples,
+        len(drawn),
+        int(column(store, "bytes_")[drawn].sum()),
+        tokens,
+        int((lost > 0).sum()),
+        int(lost.sum()),
+        partial(collate, max_length=phase.max_length, pad=pad)
+        if request.packs
+        else partial(collate_padded, pad=pad),
+    )
+
+
+def pad_id(tokenizer: Any) -> int:  # noqa: ANN401
+    """What fills rows up: any token where there is none for it, for models do not see it."""
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((int(id_) for id_ in known if id_ is not None), 0)
+
+
+def corpus_records(request: Request, encode: Any, key: list[Any]) -> Dataset:  # noqa: ANN401
+    """Records of the documents on the request's side of the corpus.
+
+    Args:
+        request: The phase.
+        encode: Makes a record of a text.
+        key: What decides the records besides the text.
+    """
+    corpus, split = request.corpus, request.split
+    path = corpus.folder / f"{split}.jsonl"
+    return encode_once(
+        lambda: corpus.documents(split),
+        encode,
+        key=[*key, digest(path)],
+        cache=request.cache,
+        size=path.stat().st_size,
+        label=f"Encoding for {request.phase.name}",
+    )
+
+
+def row_records(request: Request, items: Sequence[Any], encode: Any, key: object) -> Dataset:  # noqa: ANN401
+    """Records of rows.
+
+    Args:
+        request: The phase.
+        items: What `encode` takes.
+        encode: Makes a record of an item.
+        key: All that decides the records, the rows included.
+    """
+    return encode_once(
+        lambda: items,
+        encode,
+        key=key,
+        cache=request.cache,
+        size=sum(len(str(item)) for item in items),
+        label=f"Encoding for {request.phase.name}",
+    )
+
+
+def _flags(store: Dataset, drawn: Sequence[int], number: int) -> list[bool]:
+    flags: list[bool] = store[drawn[number]]["flags"]
+    return flags
+
+
+def _endless(items: Sequence[Item], seed: int) -> Iterator[Item]:
+    """The items over and over, shuffled anew each time round."""
+    rng = random.Random(seed)
+    while items:
+        yield from rng.sample(items, len(items))
