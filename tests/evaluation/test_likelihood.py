@@ -5,11 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from adapt.evaluation.likelihood import _windows, document_bits
+from adapt.evaluation.likelihood import _windows, document_bits, halves
+from adapt.recipe.vocabulary import TokenizerSection
 from adapt.training.batches import encode_documents
-from adapt.vocab import load_tokenizer
+from adapt.vocab import OUTPUT, Material, adapt_vocabulary, load_tokenizer
+from tests.conftest import clinical
 
 TEXTS = ["the harbour", "A farmer sold his garden.", "x", "", "Her sister at noon. " * 6, "日本 é"]
 
@@ -35,11 +39,12 @@ def test_bits_are_those_of_a_direct_computation(pair, batch_size):
 def test_windows_score_each_token_once_with_context():
     ids = list(range(100))
     for max_length in (4, 10, 33, 99):
-        windows = _windows(ids, max_length)
-        scored = [id_ for part, first in windows for id_ in part[first:]]
-        assert scored == ids[1:]
-        assert all(len(part) <= max_length for part, _ in windows)
-        assert all(first >= max_length // 2 for _, first in windows[1:])
+        for begin in (1, 3, 50, 99, 100):
+            windows = _windows(ids, begin, max_length)
+            scored = [id_ for part, first in windows for id_ in part[first:]]
+            assert scored == ids[begin:]
+            assert all(len(part) <= max_length for part, _ in windows)
+            assert all(first >= max_length // 2 for _, first in windows[1:])
 
 
 def test_long_documents_cost_nearly_the_same_in_windows(pair):
@@ -48,3 +53,36 @@ def test_long_documents_cost_nearly_the_same_in_windows(pair):
         document_bits(*pair, text, max_length=n, batch_size=2, label="")[0] for n in (500, 64)
     )
     assert cut == pytest.approx(whole, rel=0.05)
+
+
+@settings(max_examples=50)
+@given(st.text())
+def test_halves_are_the_whole(text):
+    first, second = halves(text)
+    assert first + second == text
+    assert len(first) >= len(text) // 2
+    assert not second or second[0] == " "
+
+
+def test_the_second_half_is_scored_after_the_first_in_another_tokenizer(pair, tmp_path):
+    model, tokenizer = pair
+    section = TokenizerSection(new_tokens=20)
+    texts = [clinical(seed)["definition"] for seed in range(60)]
+    base = load_tokenizer(tokenizer.name_or_path)
+    material = Material(texts=lambda: texts)
+    folder = adapt_vocabulary(section, base, material, tmp_path / "t", read_only=True).folder
+    reader, writer = load_tokenizer(folder), load_tokenizer(folder / OUTPUT)
+    model = LlamaForCausalLM(LlamaConfig(**{**model.config.to_dict(), "vocab_size": 420})).eval()
+    bits = document_bits(
+        model, reader, texts[:5], writer=writer, max_length=512, batch_size=2, label=""
+    )
+    for text, found in zip(texts, bits, strict=False):
+        first, second = halves(text)
+        before = next(encode_documents(reader, [first]))
+        after = writer(second, add_special_tokens=False)["input_ids"]
+        assert max(before) >= 400 > max(after)
+        ids = torch.tensor([before + after])
+        with torch.inference_mode():
+            log = torch.log_softmax(model(ids).logits[0].double(), -1)
+        nats = -sum(float(log[i - 1, ids[0, i]]) for i in range(len(before), ids.shape[1]))
+        assert found == pytest.approx(nats / math.log(2), rel=1e-4)

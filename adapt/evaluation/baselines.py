@@ -1,0 +1,71 @@
+"""What a fine-tuned model has to beat: counting words, and always saying the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from adapt.evaluation.classification import Classified, likeliest
+
+MANY = 1000  # texts
+
+
+def majority(
+    texts: Sequence[str], labels: Sequence[str], asked: Sequence[str], seed: int
+) -> Classified:
+    """The most frequent label of the training side, whatever is asked; its share is the confidence.
+
+    Args:
+        texts: Of the training side.
+        labels: One a text.
+        asked: Texts to put under a label.
+        seed: Of no use here.
+    """
+    counts = Counter(labels)
+    names = tuple(sorted(counts))
+    shares = np.array([counts[name] for name in names]) / len(labels)
+    return likeliest(names, np.tile(shares, (len(asked), 1)))
+
+
+def tf_idf(
+    texts: Sequence[str], labels: Sequence[str], asked: Sequence[str], seed: int
+) -> Classified:
+    """Logistic regression on tf-idf of words and pairs of words (sublinear term frequency).
+
+    L2 penalty with C = 10, lower-cased words of two letters or more, and of many texts only what
+    two of them hold (docs/decisions.md). It learns from the whole training side, of which a
+    fine-tuned model may see a part.
+
+    Args:
+        texts: Of the training side.
+        labels: One a text.
+        asked: Texts to put under a label.
+        seed: Of the solver.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    if len(set(labels)) < 2:
+        return majority(texts, labels, asked, seed)
+    model = make_pipeline(
+        TfidfVectorizer(
+            ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(texts) >= MANY else 1
+        ),
+        LogisticRegression(C=10.0, tol=1e-3, max_iter=1000, random_state=seed),
+    )
+    try:
+        model.fit(list(texts), list(labels))
+    except ValueError as error:
+        if not any(said in str(error) for said in ("empty vocabulary", "no terms remain")):
+            raise
+        # Not one word of two letters: characters and pairs of them take the place of words.
+        model.set_params(tfidfvectorizer__analyzer="char").fit(list(texts), list(labels))
+    names = tuple(str(name) for name in model.classes_)
+    return likeliest(names, model.predict_proba(list(asked)))
+
+
+# By the name that reports show.
+BASELINES: dict[str, Callable[..., Classified]] = {"tf-idf": tf_idf, "majority": majority}

@@ -1,0 +1,107 @@
+"""What reports say of tasks: metrics by model, baselines, and where a model loses to one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adapt.evaluation.bootstrap import Interval, paired_ratio_difference
+from adapt.evaluation.result import Baseline, ModelScores
+
+# Name, decimal places, what is better (empty: neither), and whether the main table has it.
+METRICS = {
+    "accuracy": ("accuracy", 3, "higher", True),
+    "macro_f1": ("macro-F1", 3, "higher", True),
+    "micro_f1": ("micro-F1", 3, "higher", False),
+    "mcc": ("Matthews correlation", 3, "higher", False),
+    "ece": ("calibration error, 15 bins", 3, "lower", False),
+    "set_micro_f1": ("micro-F1", 3, "higher", True),
+    "set_macro_f1": ("macro-F1", 3, "higher", True),
+    "subset_accuracy": ("subset accuracy", 3, "higher", True),
+    "rouge_l": ("ROUGE-L", 3, "higher", True),
+    "chrf": ("chrF", 1, "higher", True),
+    "rouge_1": ("ROUGE-1", 3, "higher", False),
+    "rouge_2": ("ROUGE-2", 3, "higher", False),
+    "bleu": ("BLEU", 1, "higher", False),
+    "exact_match": ("exact match", 3, "higher", False),
+    "similarity": ("embedding similarity", 3, "higher", False),
+    "term_recall": ("domain terms found", 3, "higher", False),
+    "json_valid": ("valid JSON", 3, "higher", True),
+    "json_schema_valid": ("JSON as the schema asks", 3, "higher", True),
+    "length_ratio": ("length, the reference's being 1", 2, "", False),
+    "distinct_1": ("different words", 3, "", False),
+    "distinct_2": ("different pairs of words", 3, "", False),
+    "distinct_3": ("different triples of words", 3, "", False),
+    "looping": ("answers that end in a loop", 3, "lower", False),
+    "adoption_rate": ("new tokens used where possible", 3, "higher", False),
+}
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A model or a baseline on a classification task.
+
+    Attributes:
+        name: base, control, adapted, tf-idf ...
+        baseline: Whether it is a baseline.
+        accuracy: With its 95 % interval.
+        macro_f1: Its macro-F1.
+    """
+
+    name: str
+    baseline: bool
+    accuracy: Interval
+    macro_f1: float
+
+
+def baselines(scores: dict[str, ModelScores], task: str) -> dict[str, Baseline]:
+    """All baselines of a task; they are measured beside one of the models."""
+    return {
+        name: baseline
+        for one in scores.values()
+        if task in one.tasks
+        for name, baseline in one.tasks[task].baselines.items()
+    }
+
+
+def ranking(scores: dict[str, ModelScores], task: str) -> list[Ranked]:
+    """Models and baselines by accuracy, the best first; nothing where there are no baselines."""
+    beside = baselines(scores, task)
+    if not beside:
+        return []
+    rows = [
+        Ranked(model, False, one.tasks[task].main, one.tasks[task].metrics["macro_f1"])
+        for model, one in scores.items()
+    ]
+    rows += [Ranked(n, True, one.main, one.metrics["macro_f1"]) for n, one in beside.items()]
+    return sorted(rows, key=lambda row: row.accuracy.value, reverse=True)
+
+
+def defeats(scores: dict[str, ModelScores]) -> list[str]:
+    """A sentence for every baseline that the adapted model does not beat."""
+    sentences = []
+    for task, adapted in scores["adapted"].tasks.items():
+        for name, baseline in baselines(scores, task).items():
+            lost = [
+                f"{METRICS[metric][0]} {adapted.metrics[metric]:.3f} against "
+                f"{baseline.metrics[metric]:.3f}"
+                for metric in ("accuracy", "macro_f1")
+                if adapted.metrics[metric] < baseline.metrics[metric]
+            ]
+            if lost:
+                known = " and logistic regression" if name == "tf-idf" else ""
+                sentences.append(
+                    f"{task}: the adapted model loses to {name}{known}: {', '.join(lost)}"
+                    f"{_difference(adapted.each, baseline.each)}."
+                )
+    return sentences
+
+
+def _difference(adapted: tuple[float, ...], baseline: tuple[float, ...]) -> str:
+    """The paired interval of the difference in accuracy, where both have every row."""
+    if not adapted or len(adapted) != len(baseline):
+        return ""
+    found = paired_ratio_difference(adapted, baseline, [1.0] * len(adapted), seed=0)
+    return (
+        f" (difference in accuracy {found.value:+.3f}, 95 % interval {found.low:+.3f} to "
+        f"{found.high:+.3f})"
+    )

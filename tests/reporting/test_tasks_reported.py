@@ -1,0 +1,106 @@
+"""Baselines, labels and examples of tasks in the reports."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from adapt.evaluation.bootstrap import Interval
+from adapt.evaluation.result import Baseline, ClassScores
+from adapt.reporting.console import print_summary
+from adapt.reporting.html import render
+from adapt.reporting.summary import table, task_rows
+from adapt.reporting.tasks import METRICS, defeats, ranking
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def baseline(accuracy):
+    each = tuple(float(i < accuracy * 50) for i in range(50))
+    metrics = {"accuracy": accuracy, "macro_f1": accuracy - 0.1}
+    return Baseline(metrics, Interval(accuracy, accuracy - 0.1, accuracy + 0.1), each)
+
+
+@pytest.fixture
+def judged(summary):
+    """The summary, with baselines, labels and examples such as `score_model` gives."""
+
+    def model(name, one):
+        task = one.tasks["organ"]
+        task = replace(
+            task,
+            each=baseline(task.main.value).each,
+            answers=tuple(f"{name} {HOSTILE} {i}" for i in range(50)),
+            example_rows=(7, 3),
+            examples=(("p7", "r7", "a"), ("p3", "r3", "b")),
+            worst=1,
+            intervals={"macro_f1": Interval(0.4, 0.3, 0.5)},
+            metrics={**task.metrics, "mcc": 0.1, "ece": 0.2},
+            classes=(ClassScores(HOSTILE, 0.5, 0.25, 1 / 3, 4),),
+            confusion=(("heart", "heart", 9), ("heart", HOSTILE, 3)),
+            notes=(f"note {HOSTILE}",),
+            baselines={"tf-idf": baseline(0.86), "majority": baseline(0.1)}
+            if name == "base"
+            else {},
+        )
+        return replace(one, tasks={**one.tasks, "organ": task})
+
+    return replace(summary, scores={n: model(n, one) for n, one in summary.scores.items()})
+
+
+def test_a_model_that_loses_to_a_baseline_is_said_to(judged):
+    (sentence,) = defeats(judged.scores)
+    assert sentence.startswith(
+        "organ: the adapted model loses to tf-idf and logistic regression: accuracy 0.600 against "
+        "0.860, macro-F1 0.500 against 0.760 (difference in accuracy -0.260, 95 % interval -0."
+    )
+    assert defeats({**judged.scores, "base": judged.scores["control"]}) == []
+
+
+def test_models_and_baselines_stand_in_one_order(judged, summary):
+    names = [row.name for row in ranking(judged.scores, "organ")]
+    assert names == ["tf-idf", "adapted", "control", "base", "majority"]
+    assert ranking(judged.scores, "define") == []
+    assert ranking(summary.scores, "organ") == []
+
+
+def test_the_main_table_has_few_metrics_and_the_task_all(judged):
+    measures = [row.measure for row in table(judged)]
+    assert "organ: macro-F1" in measures
+    assert "organ: Matthews correlation" not in measures
+    rows = {row.measure: row for row in task_rows(judged, "organ")}
+    assert rows["organ: calibration error, 15 bins"].better == "lower"
+    assert rows["organ: macro-F1"].intervals["base"] == (0.3, 0.5)
+    assert len(rows) == 4
+
+
+def test_every_metric_of_the_evaluation_has_a_name():
+    from adapt.evaluation.metrics import CONFIDENCE, SETS
+    from adapt.evaluation.metrics import METRICS as MEASURED
+
+    assert {*MEASURED, *SETS, *CONFIDENCE} <= set(METRICS)
+
+
+def test_console_and_page_and_json(judged):
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_summary(judged, console)
+    text = console.export_text()
+    assert "organ: models and baselines" in text
+    assert "loses to tf-idf" in text
+    page = render(judged)
+    assert "<script" not in page
+    for part in (
+        "loses to tf-idf",
+        "Models and baselines",
+        "Most frequent confusions",
+        "1 labels one by one",
+        "rows where the adapted model is worst",
+        "rows where the adapted model is best",
+        "control &lt;script&gt;alert(1)&lt;/script&gt; 7",
+        "note &lt;script&gt;",
+    ):
+        assert part in page, part
+    record = json.loads(json.dumps(judged.to_json()))
+    assert record["ranking"]["organ"][0]["name"] == "tf-idf"
+    assert record["defeats"]
