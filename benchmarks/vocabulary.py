@@ -148,7 +148,7 @@ class Row:
 def definitions(folder: Path) -> tuple[list[str], list[str]]:
     """HPO definitions from the installed package, split without leaks: training and held-out."""
     from adapt.corpus import build_corpus
-    from adapt.recipe.schema import CorpusSection, Source
+    from adapt.recipe.sources import CorpusSection, Source
 
     _builder("medical")(folder / "medical")
     rows = (folder / "medical" / "generation.jsonl").read_text(encoding="utf-8").splitlines()

@@ -1,6 +1,7 @@
 """The main job, end to end, on a tiny base: artifacts, resume, other processes, plain PEFT."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,10 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import adapt
 from adapt.check import check
 from adapt.errors import AdaptError
+from adapt.evaluation.likelihood import halves
+from adapt.evaluation.scores import sample
 from adapt.pipeline import Pipeline
 from adapt.recipe import load_recipe
+from adapt.vocab import OUTPUT
 from adapt.workspace import Workspace, digest
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +58,7 @@ def test_every_artifact_is_where_it_is_promised(finished):
     assert summary.verdict.choice in {"adopt", "adopt for speed", "no difference", "do not extend"}
     assert not [p for p in run.root.rglob(".*") if p.is_file()]
     predictions = (run.reports / "predictions" / "organ.adapted.jsonl").read_text().splitlines()
-    assert set(json.loads(predictions[0])) == {"prompt", "reference", "answer"}
+    assert {"prompt", "reference", "answer", "scores"} <= set(json.loads(predictions[0]))
 
 
 def test_the_same_command_again_does_nothing(finished):
@@ -280,3 +285,25 @@ def test_distilled_rows_in_a_run(tiny_recipe, tokenizer):
     assert pipeline.adapted_base().distilled.steps <= 3
     again = Pipeline(recipe).run()
     assert again.seconds["embeddings"] == pipeline.seconds["embeddings"]  # read, not learned anew
+
+
+def test_units_that_are_only_read_in_a_run(tiny_recipe):
+    distill = {"steps": 3, "snippet_tokens": 2_000, "tokens_per_step": 256}
+    embeddings = {"units": "input", "init": "distill", "distill": distill}
+    recipe = load_recipe(tiny_recipe(embeddings=embeddings))
+    pipeline = Pipeline(recipe)
+    summary = pipeline.run()
+    delta = pipeline.vocabulary().delta
+    assert delta.read_only
+    new = delta.added_ids
+    limits = recipe.evaluation.max_documents, recipe.evaluation.max_bytes, recipe.seed
+    held = sample(pipeline.corpus().documents("test"), *limits)
+    scored = sum(len(halves(text)[1].encode()) for text in held)
+    assert {sum(s.domain.bytes_) for s in summary.scores.values()} == {scored}
+    assert all(math.isfinite(s.domain.interval.value) for s in summary.scores.values())
+    model, tokenizer = adapt.load(recipe.output_dir)
+    ids = torch.tensor([tokenizer(held[0])["input_ids"][:20]])
+    assert set(ids[0].tolist()) & set(new)
+    written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12)
+    assert not set(written[0, ids.shape[1] :].tolist()) & set(new)
+    assert (pipeline.workspace.adapter / OUTPUT / "tokenizer.json").is_file()

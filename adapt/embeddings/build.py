@@ -30,11 +30,13 @@ class Lesson:
         texts: Gives the training documents, each time it is called; no held-out text.
         start: Base ids that open a document, as training and evaluation open one.
         dtype: What the base's weights are computed in.
+        general: Gives general text, in which units are to stay as rare as their pieces are.
     """
 
     texts: Texts
     start: Sequence[int] = ()
     dtype: torch.dtype = torch.float32
+    general: Texts | None = None
 
 
 def make_adapted_base(
@@ -66,6 +68,8 @@ def make_adapted_base(
     base = with_safetensors(base, trust_remote_code=trust_remote_code)
     learn = section.init == DISTILL and bool(vocabulary.delta.added)
     options = Distillation(**section.distill.model_dump())
+    if vocabulary.delta.read_only:  # nothing is ever predicted by these rows
+        options = replace(options, next_token_weight=0.0)
     init = options.init_from if section.init == DISTILL else section.init
     with new_folder(folder) as unfinished:
         result = write_adapted_base(
@@ -125,8 +129,10 @@ def learn_rows(
         max_length=options.max_length,
         tokens=options.snippet_tokens,
         seed=seed,
+        general=lesson.general,
+        general_share=options.general_share,
     )
-    if not chosen:
+    if not chosen.share:
         return Distilled.nothing(new_ids)
     roles = _stored(adapted)
     rows = {role: read_rows(stored[0], new_ids) for role, stored in roles.items()}

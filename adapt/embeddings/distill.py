@@ -14,13 +14,14 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from adapt.embeddings.frozen import Frozen, batches, padded
 from adapt.embeddings.result import Distilled
-from adapt.embeddings.snippets import NOWHERE, Snippet
+from adapt.embeddings.snippets import NOWHERE, Chosen, Snippet
 from adapt.embeddings.teacher import Teaching, teach
 from adapt.progress import watched
 
@@ -39,8 +40,10 @@ class Distillation:
         tokens_per_step: Tokens that the student reads in a step, padding included.
         max_length: Longest snippet; base tokens.
         depth: Share of the layers that the student goes through.
+        general_share: Share of the text that is general, where there is some.
         next_token_weight: Of the next-token term, which is scaled to the size of the other;
-            where input and output rows are not tied, the terms train different rows.
+            where input and output rows are not tied, the terms train different rows. 0: units
+            are only read.
         held_out: Share of the snippets that no step sees.
         patience: Looks at the held-out snippets without a lower loss before it stops.
         teacher_share: Share of the seconds that the teacher's pass may take.
@@ -54,6 +57,7 @@ class Distillation:
     tokens_per_step: int = 1_024
     max_length: int = 256
     depth: float = 0.34
+    general_share: float = 0.2
     next_token_weight: float = 1.0
     held_out: float = 0.04
     patience: int = 3
@@ -78,7 +82,7 @@ class NewRows:
 
 def distill(
     frozen: Frozen,
-    snippets: Sequence[Snippet],
+    chosen: Chosen,
     new_ids: Sequence[int],
     sources: Tensor,
     start: NewRows,
@@ -89,7 +93,7 @@ def distill(
 
     Args:
         frozen: The base.
-        snippets: What to learn from, in the order of `snippets.snippets`.
+        chosen: What to learn from.
         new_ids: Ids of the new tokens.
         sources: (rows of the adapted matrix,) the base's row that each id has; of new tokens and
             of rows that are filled, any number beyond the base's rows.
@@ -101,6 +105,7 @@ def distill(
         The rows: those of tokens that no snippet holds are what they were. And what happened.
     """
     clock = time.perf_counter()
+    snippets = chosen.snippets
     count = max(1, round(options.held_out * len(snippets)))
     teaching = teach(
         frozen,
@@ -110,7 +115,7 @@ def distill(
         tokens=2 * options.tokens_per_step,
         until=clock + options.teacher_share * options.seconds,
     )
-    student = _Student(frozen, teaching, new_ids, sources, start, count)
+    student = _Student(frozen, teaching, new_ids, sources, start, count, chosen.share)
     left = options.seconds - (time.perf_counter() - clock)
     steps, before, after = _train(student, options, left, seed)
     return student.best, Distilled(
@@ -149,6 +154,8 @@ class _Student:
     Attributes:
         inputs: (new tokens, hidden), trains.
         outputs: The same of an output embedding of its own; `inputs` where they are tied.
+        frequency: (targets,) how often each is to be drawn, so that a new token is a target as
+            often as in the text; about 1.
         seen: (new tokens,) whether a snippet that is trained on holds the token.
         best: The rows with the lowest held-out loss so far.
     """
@@ -161,6 +168,7 @@ class _Student:
         sources: Tensor,
         start: NewRows,
         held_out: int,
+        share: dict[int, float],
     ) -> None:
         self.frozen, self.teaching, self.held_out = frozen, teaching, held_out
         device = frozen.device
@@ -178,6 +186,10 @@ class _Student:
         self.compact |= {id_: len(used) + i for id_, i in place.items()}
         self.pairs = [_hidden_pairs(s) for s in teaching.snippets]
         self.targets = _next_tokens(teaching, place)
+        # Snippets seek out rare units. Were their targets drawn as often as they stand there, a
+        # unit would be learned to be as probable as here, not as in the text.
+        rarer = torch.tensor([1 / share.get(id_, 1.0) for id_ in new_ids] + [1.0])
+        self.frequency = rarer[self.targets.token]  # a base token's -1 is the last
         counts = torch.zeros(len(place), dtype=torch.bool)
         met = {id_ for s in teaching.snippets[held_out:] for id_ in s.ids} & place.keys()
         counts[[place[id_] for id_ in met]] = True
@@ -213,6 +225,16 @@ class _Student:
         """
         return -self._log_probability(picked).mean()
 
+    def loss(self, batch: Sequence[int], picked: Tensor, weight: float) -> Tensor:
+        """Both terms; where both train the same rows, neither may drown the other."""
+        hidden = self.hidden(batch)
+        if not weight:
+            return hidden
+        following = self.next_token(picked)
+        if self.outputs is self.inputs:
+            weight *= float(hidden.detach() / following.detach())
+        return hidden + weight * following
+
     def _log_probability(self, picked: Tensor) -> Tensor:
         position, token = self.targets.position[picked], self.targets.token[picked]
         device, teaching = self.frozen.device, self.teaching
@@ -233,12 +255,13 @@ class _Student:
         losses = [float(self.hidden(g)) * n for g, n in zip(groups, weights, strict=True) if n]
         picked = (self.targets.snippet < self.held_out).nonzero()[:, 0]
         logs = torch.cat([self._log_probability(part) for part in torch.split(picked, 1_024)]).cpu()
-        new = self.targets.token[picked] >= 0
-        gap = (logs - self.targets.log_unit[picked])[new]
+        often = self.frequency[picked]
+        new = often * (self.targets.token[picked] >= 0)
+        gap = logs - self.targets.log_unit[picked]
         return _Measured(
             sum(losses) / max(sum(weights), 1),
-            -float(logs.mean()),
-            float(gap.mean()) if len(gap) else 0.0,
+            -float((often * logs).sum() / often.sum()),
+            float((new * gap).sum() / new.sum().clamp_min(1e-9)),
         )
 
     def keep(self) -> None:
@@ -289,15 +312,17 @@ def _train(
 ) -> tuple[int, _Measured, _Measured]:
     """Steps until a budget is spent or held-out snippets gain nothing; keeps the best rows."""
     clock, draw = time.perf_counter(), random.Random(seed)
-    teaching, tied = student.teaching, student.outputs is student.inputs
-    lengths = [len(s.ids) for s in teaching.snippets[student.held_out :]]
-    groups = [
-        [student.held_out + i for i in group] for group in batches(lengths, options.tokens_per_step)
-    ]
+    teaching = student.teaching
+    inside = range(student.held_out, len(teaching.snippets))
+    met = [i for i in inside if student.pairs[i]]
+    lengths = [len(teaching.snippets[i].ids) for i in met]
+    groups = [[met[i] for i in group] for group in batches(lengths, options.tokens_per_step)]
     of_lessons = (student.targets.snippet >= student.held_out).nonzero()[:, 0]
+    frequency = student.frequency[of_lessons]
     order = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(student.parameters, lr=options.learning_rate)
     before = best = student.measure(options.tokens_per_step)
+    loss_of = partial(_loss, before=before, reading=not options.next_token_weight)
     step, worse, queue = 0, 0, list[list[int]]()
     look = max(1, options.steps // 10)
     for step in watched(range(1, options.steps + 1), "Distilling rows"):
@@ -308,20 +333,18 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * min(1.0, step / 10) * max(0.05, 1 - spent)
         queue = queue or draw.sample(groups, len(groups))
-        picked = of_lessons[torch.randint(len(of_lessons), (_TARGETS,), generator=order)]
-        hidden, following = student.hidden(queue.pop()), student.next_token(picked)
-        weight = options.next_token_weight
-        if tied:  # both train the same rows, so neither may drown the other
-            weight *= float(hidden.detach() / following.detach())
+        picked = of_lessons[
+            torch.multinomial(frequency, _TARGETS, replacement=True, generator=order)
+        ]
         optimizer.zero_grad()
-        torch.autograd.backward(hidden + weight * following)
+        torch.autograd.backward(student.loss(queue.pop(), picked, options.next_token_weight))
         for rows in student.parameters:
             if rows.grad is not None:
                 rows.grad[~student.seen] = 0.0
         optimizer.step()
         if step % look == 0:
             now = student.measure(options.tokens_per_step)
-            worse = 0 if _loss(now, before) < _loss(best, before) else worse + 1
+            worse = 0 if loss_of(now) < loss_of(best) else worse + 1
             if not worse:
                 best = now
                 student.keep()
@@ -330,6 +353,8 @@ def _train(
     return step, before, best
 
 
-def _loss(now: _Measured, before: _Measured) -> float:
-    """Both held-out losses, each in units of what it was."""
+def _loss(now: _Measured, before: _Measured, *, reading: bool) -> float:
+    """The held-out losses that count, each in units of what it was."""
+    if reading:
+        return now.hidden
     return now.hidden / max(before.hidden, 1e-9) + now.next_token / max(before.next_token, 1e-9)

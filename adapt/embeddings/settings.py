@@ -7,11 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from adapt.vocab import OUTPUT
 from adapt.vocab.delta import VocabDelta
 from adapt.workspace import write_json
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+
+# What `transformers` takes from config.json where a checkpoint has no generation_config.json.
+_ENDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 # Settings besides `..._token_id` whose numbers are token ids, in lists of any depth.
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
@@ -44,15 +48,37 @@ def write_settings(
             if delta.moves_ids or rows < delta.base_size:
                 settings = moved.settings(settings, name)
             if name == CONFIG:
-                _text_part(settings)["vocab_size"] = rows
-                if untie:
-                    settings["tie_word_embeddings"] = False
-                    _text_part(settings)["tie_word_embeddings"] = False
+                settings = _sized(settings, rows, untie)
+            else:
+                settings = _reading_only(settings, delta)
             write_json(folder / name, settings)
+    if delta.read_only and not (base / GENERATION).is_file():
+        config = json.loads((base / CONFIG).read_text(encoding="utf-8"))
+        known = {key: config[key] for key in _ENDS if config.get(key) is not None}
+        write_json(folder / GENERATION, _reading_only(known, delta))
     for path in (*base.glob("*.py"), *tokenizer.iterdir()):
         if path.is_file() and path.name not in (CONFIG, GENERATION):
             shutil.copyfile(path, folder / path.name)
+    if delta.read_only:  # what is written goes by the base's own tokenizer
+        shutil.copytree(tokenizer / OUTPUT, folder / OUTPUT)
     return tuple(notes)
+
+
+def _sized(config: dict[str, Any], rows: int, untie: bool) -> dict[str, Any]:
+    """The configuration with the new size."""
+    for part in (config, _text_part(config)):
+        if untie:
+            part["tie_word_embeddings"] = False
+    _text_part(config)["vocab_size"] = rows
+    return config
+
+
+def _reading_only(generation: dict[str, Any], delta: VocabDelta) -> dict[str, Any]:
+    """Generation that never writes a unit which is only read."""
+    if not delta.read_only:
+        return generation
+    suppressed = {*(generation.get("suppress_tokens") or []), *delta.added_ids}
+    return {**generation, "suppress_tokens": sorted(suppressed)}
 
 
 def _text_part(config: dict[str, Any]) -> dict[str, Any]:

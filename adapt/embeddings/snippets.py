@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from tokenizers import Encoding
@@ -29,13 +30,28 @@ class Snippet:
         base_ids: The teacher's: base ids, likewise.
         ends: For each of `ids` the position in `base_ids` at which the same text ends; `NOWHERE`
             where there is none.
-        first: Place of the first new token in `ids`.
+        first: Place of the first new token in `ids`; their number where there is none.
     """
 
     ids: tuple[int, ...]
     base_ids: tuple[int, ...]
     ends: tuple[int, ...]
     first: int
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Snippets, and how far they are from the text they were chosen from.
+
+    Attributes:
+        snippets: In the order in which they were chosen.
+        share: For each new token the share of its occurrences that is here, in units of the share
+            of the text that is here: 1 where it is as frequent as in the text, more for the rare
+            ones, which are sought out.
+    """
+
+    snippets: tuple[Snippet, ...]
+    share: dict[int, float]
 
 
 def aligned(base: Sequence[tuple[int, int]], new: Sequence[tuple[int, int]]) -> list[int]:
@@ -78,12 +94,15 @@ def snippets(
     max_length: int,
     tokens: int,
     seed: int,
-) -> list[Snippet]:
+    general: Texts | None = None,
+    general_share: float = 0.0,
+) -> Chosen:
     """Chooses snippets so that every unit is met as evenly as the text allows.
 
     In rounds: whatever holds a unit met less than once so far is taken, then less than twice,
     four times and so on, in an order that the seed gives, until there are `tokens` tokens.
-    So the first snippets hold every unit at least once, whatever is cut off later.
+    So the first snippets hold every unit at least once, whatever is cut off later. General text
+    is spread evenly among them, with or without units.
 
     Args:
         texts: Training documents. Of a large corpus every n-th is looked at.
@@ -94,20 +113,34 @@ def snippets(
         max_length: Longest snippet; base tokens. Longer documents are cut into several.
         tokens: Base tokens to choose.
         seed: Of the order.
-
-    Returns:
-        Snippets with at least one new token each, in the order in which they were chosen.
+        general: Texts that are not of the domain.
+        general_share: Of `tokens`, how many are of general text.
     """
     units = frozenset(new_ids)
-    pool: list[Snippet] = []
-    for batch in batched(watched(_sample(texts), "Reading snippets")):
-        encodings = [
-            counting(tokenizer.backend_tokenizer).encode_batch(batch, add_special_tokens=False)
-            for tokenizer in (base, new)
-        ]
-        for one, other in zip(*encodings, strict=True):
-            pool += _cut(one, other, units, start, max_length - len(start[0]))
-    order = random.Random(seed).sample(range(len(pool)), len(pool))
+    draw = random.Random(seed)
+
+    def cut(source: Texts) -> list[Snippet]:
+        found: list[Snippet] = []
+        for batch in batched(watched(_sample(source), "Reading snippets")):
+            encodings = [
+                counting(tokenizer.backend_tokenizer).encode_batch(batch, add_special_tokens=False)
+                for tokenizer in (base, new)
+            ]
+            for one, other in zip(*encodings, strict=True):
+                found += _cut(one, other, units, start, max_length - len(start[0]))
+        return found
+
+    others = cut(general) if general and general_share else []
+    others = _as_many(draw.sample(others, len(others)), round(general_share * tokens))
+    pool = [snippet for snippet in cut(texts) if snippet.first < len(snippet.ids)]
+    chosen = _evenly(pool, units, tokens - sum(len(s.base_ids) for s in others), draw)
+    return Chosen(tuple(_mixed(chosen, others)), _shares(chosen, pool, units))
+
+
+def _evenly(
+    pool: Sequence[Snippet], units: frozenset[int], tokens: int, draw: random.Random
+) -> list[Snippet]:
+    order = draw.sample(range(len(pool)), len(pool))
     met: Counter[int] = Counter()
     chosen: dict[int, None] = {}
     target, most = 1, max((len(s.ids) for s in pool), default=0) * len(pool)
@@ -122,6 +155,33 @@ def snippets(
                     break
         target *= 2
     return [pool[i] for i in chosen]
+
+
+def _as_many(snippets: Sequence[Snippet], tokens: int) -> list[Snippet]:
+    """The first snippets, up to so many base tokens."""
+    sizes = accumulate(len(s.base_ids) for s in snippets)
+    return [s for s, size in zip(snippets, sizes, strict=True) if size <= tokens]
+
+
+def _mixed(many: Sequence[Snippet], few: Sequence[Snippet]) -> Iterator[Snippet]:
+    """All of both, the few spread evenly, so that a part of the whole has its part of them."""
+    places = sorted(
+        [
+            ((i + 0.5) / len(group), kind, i)
+            for kind, group in enumerate((many, few))
+            for i in range(len(group))
+        ]
+    )
+    return ((many, few)[kind][i] for _, kind, i in places)
+
+
+def _shares(
+    chosen: Sequence[Snippet], pool: Sequence[Snippet], units: frozenset[int]
+) -> dict[int, float]:
+    """See `Chosen.share`."""
+    here, there = (Counter(id_ for s in some for id_ in s.ids) for some in (chosen, pool))
+    text = sum(here.values()) / max(sum(there.values()), 1)
+    return {id_: here[id_] / there[id_] / text for id_ in units if here[id_]}
 
 
 def _sample(texts: Texts) -> Iterator[str]:
@@ -149,13 +209,12 @@ def _cut(
         last = max((end for end in ends[begin:stop]), default=NOWHERE)
         last = max(last, taken)
         ids = new.ids[begin:stop]
-        first = next((i for i, id_ in enumerate(ids) if id_ in units), None)
-        if first is not None:
-            places = (NOWHERE if end < taken else end - taken + opening for end in ends[begin:stop])
-            yield Snippet(
-                (*start[1], *ids),
-                (*start[0], *base.ids[taken : last + 1]),
-                (*range(opening), *places),
-                first + len(start[1]),
-            )
+        first = next((i for i, id_ in enumerate(ids) if id_ in units), len(ids))
+        places = (NOWHERE if end < taken else end - taken + opening for end in ends[begin:stop])
+        yield Snippet(
+            (*start[1], *ids),
+            (*start[0], *base.ids[taken : last + 1]),
+            (*range(opening), *places),
+            first + len(start[1]),
+        )
         begin, taken = stop, last + 1

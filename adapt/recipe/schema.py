@@ -27,22 +27,27 @@ class Recipe(Section):
     publish: PublishSection = Field(default_factory=PublishSection)
 
     @model_validator(mode="after")
-    def _loads_from_the_hub(self) -> Recipe:
-        moved = self.tokenizer.prune or self.tokenizer.mode in ("prune", "train")
-        if self.publish.push_to_hub and moved:
-            raise ValueError(
-                "an adapter whose tokens have other ids than the base's works on the adapted base "
-                "alone, which publish does not upload yet"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _rows_that_can_be_learned(self) -> Recipe:
         if self.embeddings.init == "distill" and self.tokenizer.mode == "train":
             raise ValueError(
                 "embeddings.init distill needs units that glue the base's tokens, and tokenizer "
                 "mode train cuts text anew"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _units_that_are_only_read(self) -> Recipe:
+        if self.embeddings.units == "input":
+            if self.tokenizer.mode != "extend" or self.tokenizer.prune:
+                raise ValueError(
+                    "embeddings.units input writes with the base's own tokenizer, so "
+                    f"tokenizer.mode must be extend, without prune; got {self.tokenizer.mode}"
+                )
+            if self.embeddings.untie is True or self.embeddings.init_output:
+                raise ValueError(
+                    "with embeddings.units input no new output row is ever used: leave out untie "
+                    "and init_output"
+                )
         return self
 
     @model_validator(mode="after")
@@ -61,6 +66,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sft_has_tasks(self) -> Recipe:
-        if not self.evaluation.tasks and any(p.objective == "sft" for p in self.training.phases):
+        bare = [p for p in self.training.phases if p.objective == "sft" and not p.messages]
+        if bare and not self.evaluation.tasks:
             raise ValueError("a phase with objective sft needs evaluation.tasks to train on")
         return self

@@ -101,6 +101,9 @@ class DistillSection(Section):
     depth: float = Field(
         0.34, gt=0.0, le=1.0, description="Share of the layers whose states are copied."
     )
+    general_share: Fraction = Field(
+        0.2, description="Share of the text that is general, where corpus.general gives some."
+    )
     next_token_weight: float = Field(
         1.0, ge=0.0, description="Weight of predicting units, against copying states."
     )
@@ -115,6 +118,12 @@ class DistillSection(Section):
 class EmbeddingsSection(Section):
     """Where the rows of new tokens come from."""
 
+    units: Literal["both", "input"] = Field(
+        "both",
+        description="input: new units are read and never written. Prompts and documents are "
+        "encoded with them, completions and labels without, and generation is kept to the base's "
+        "tokens.",
+    )
     init: Literal["mean", "weighted", "first", "last", "global", "random", "distill"] = Field(
         "mean",
         description="distill: learned so that the model does with a unit what the base did with "

@@ -2,10 +2,11 @@
 
 from adapt.vocab.build import Material, adapt_vocabulary, refuse_other_families
 from adapt.vocab.delta import Kept, NewToken, VocabDelta
-from adapt.vocab.files import TOKENIZER_FILES, load_tokenizer
+from adapt.vocab.files import OUTPUT, TOKENIZER_FILES, load_tokenizer
 from adapt.vocab.result import Vocabulary
 
 __all__ = [
+    "OUTPUT",
     "TOKENIZER_FILES",
     "Kept",
     "Material",

@@ -26,16 +26,13 @@ from adapt.vocab.extend import (
     extend_as_it_pays,
     prepare,
 )
-from adapt.vocab.files import agree_with_stock, copy_tokenizer, write_tokenizer
+from adapt.vocab.files import OUTPUT, agree_with_stock, copy_tokenizer, write_tokenizer
 from adapt.vocab.result import Vocabulary
 from adapt.vocab.spec import Spec, added_ids, build, family, spec_of, text_of, vocabulary
 from adapt.workspace import new_folder
 
 # Strings of every kind that the audit of the result reads, beside the training text.
 GENERATED = 20_000
-
-# Folder of the tokenizer without units, beside the one with them.
-OUTPUT = "tokenizer-output"
 
 
 @dataclass(frozen=True)

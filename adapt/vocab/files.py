@@ -23,6 +23,9 @@ TOKENIZER_FILES = (
     FILE_NAME,
 )
 
+# Folder beside those, where units are only read: the base's tokenizer, for what is written.
+OUTPUT = "tokenizer-output"
+
 # The same in files of older kinds, which some classes read instead.
 _LEGACY = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json")
 

@@ -1,6 +1,7 @@
 """Only new rows train; they come nearer to what the base does, and what is not met stays."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import pytest
@@ -330,6 +331,10 @@ def test_an_encoder_is_refused(tiny_base, vocabulary, tmp_path):
 
 
 def chosen(tiny_base, vocabulary, texts, **options):
+    return picked(tiny_base, vocabulary, texts, **options).snippets
+
+
+def picked(tiny_base, vocabulary, texts, **options):
     return snippets(
         lambda: texts,
         load_tokenizer(tiny_base),
@@ -418,3 +423,47 @@ def test_tokens_may_have_moved_or_gone(bases, tiny_base, tmp_path):
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         assert torch.equal(now[name][new_ids], old[name][base_ids])
     assert torch.equal(now["lm_head.bias"], before["lm_head.bias"])
+
+
+def test_general_text_is_spread_among_the_snippets(tiny_base, vocabulary):
+    plain = [general(seed) for seed in range(40)]
+    mixed = picked(
+        tiny_base, vocabulary, TEXTS, tokens=4_000, general=lambda: plain, general_share=0.25
+    ).snippets
+    units = set(vocabulary.delta.added_ids)
+    tokenizer = load_tokenizer(tiny_base)
+    of_general = {(*START, *tokenizer(text)["input_ids"]) for text in plain}
+    kinds = [s.base_ids in of_general for s in mixed]
+    size = {
+        kind: sum(len(s.base_ids) for s, k in zip(mixed, kinds, strict=True) if k == kind)
+        for kind in (True, False)
+    }
+    assert 700 < size[True] <= 1_000
+    assert 3_000 <= size[False] < 3_300
+    half = len(kinds) // 2
+    assert abs(sum(kinds[:half]) - sum(kinds[half:])) <= 2
+    for snippet in mixed:
+        assert snippet.first == next(
+            (i for i, id_ in enumerate(snippet.ids) if id_ in units), len(snippet.ids)
+        )
+
+
+def test_the_share_of_a_unit_is_told(tiny_base, vocabulary):
+    everything = picked(tiny_base, vocabulary, TEXTS)
+    assert set(everything.share.values()) == {1.0}
+    few = picked(tiny_base, vocabulary, TEXTS, tokens=1_500)
+    assert few.share.keys() == everything.share.keys()
+    counts = Counter(id_ for s in everything.snippets for id_ in s.ids)
+    rare = min(few.share, key=lambda id_: counts[id_])
+    frequent = max(few.share, key=lambda id_: counts[id_])
+    assert few.share[rare] > few.share[frequent] * 1.5
+
+
+@pytest.mark.parametrize("name", ["llama tied", "llama untied"])
+def test_units_that_are_only_read_learn_from_states_alone(name, distilled, vocabulary):
+    run = distilled(name, next_token_weight=0.0)
+    before, after = run.learned.hidden_loss
+    assert after < 0.9 * before
+    if name == "llama untied":
+        kept, now = (tensors(folder)["lm_head.weight"] for folder in (run.plain, run.adapted))
+        assert torch.equal(kept, now)

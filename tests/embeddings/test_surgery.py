@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from transformers import (
 from adapt.embeddings.result import AdaptedBase
 from adapt.embeddings.surgery import embedding_names, row_sources, rows_needed, write_adapted_base
 from adapt.errors import ModelError
+from adapt.vocab import OUTPUT
 from adapt.vocab.delta import Kept, NewToken, VocabDelta
 from adapt.workspace import digest, new_folder
 
@@ -450,6 +452,29 @@ def test_ids_in_the_settings_move(tmp_path):
     assert settings.bad_words_ids == [[0, 1]]
     assert settings.max_new_tokens == 44
     assert any("config.json: pad_token_id was 33" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_units_that_are_only_read_are_never_generated(stored, tmp_path):
+    model = llama(eos_token_id=3, pad_token_id=0, tie_word_embeddings=True)
+    base, tokenizer = tmp_path / "base", tmp_path / "tokenizer"
+    model.save_pretrained(str(base))
+    if not stored:
+        (base / "generation_config.json").unlink()
+    (tokenizer / OUTPUT).mkdir(parents=True)
+    (tokenizer / OUTPUT / "tokenizer.json").write_text("{}")
+    delta = replace(EXTENDED, read_only=True)
+    with new_folder(tmp_path / "new") as unfinished:
+        write_adapted_base(base, tokenizer, delta, "mean", unfinished)
+    new = LlamaForCausalLM.from_pretrained(str(tmp_path / "new"))
+    new.get_output_embeddings().weight.data[delta.added_ids] = 0
+    new.get_output_embeddings().weight.data[: delta.base_size] = -1
+    ids = torch.tensor([[50, 7, 51, 9]])
+    written = new.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8)[0, 4:]
+    assert max(written.tolist()) < delta.base_size
+    assert (new.generation_config.eos_token_id, new.generation_config.pad_token_id) == (3, 0)
+    assert new.generation_config.suppress_tokens == delta.added_ids
+    assert (tmp_path / "new" / OUTPUT / "tokenizer.json").is_file()
 
 
 def test_ids_in_the_settings_stay_where_tokens_do(tmp_path):
