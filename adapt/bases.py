@@ -19,6 +19,9 @@ from typing import Any
 from adapt.errors import DependencyError, ModelError, nearest
 from adapt.workspace import new_folder
 
+# Parts of the names of architectures with a head that writes.
+_WRITERS = ("ForCausalLM", "LMHead", "ForConditionalGeneration")
+
 _ALTERNATIVES = "give a folder that holds config.json, a reachable Hub id, or package:<name>"
 
 
@@ -90,6 +93,13 @@ def resolve(base: str, revision: str | None = None) -> Base:
         return Base(folder, str(folder.resolve()), base)
     _reach_hub(base, revision)
     return Base(_fetched(base, revision), base, base, revision)
+
+
+def writes_text(folder: Path) -> bool:
+    """Whether a checkpoint is of a model that writes text; one that does not say counts as such."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = config.get("architectures") or ["ForCausalLM"]
+    return any(kind in name for name in names for kind in _WRITERS)
 
 
 def size(folder: Path) -> ModelSize:

@@ -15,13 +15,13 @@ from adapt.corpus import check_corpus
 from adapt.corpus.read import terms_of
 from adapt.errors import AdaptError, ModelError, RecipeErrors, WorkspaceError
 from adapt.recipe import Recipe
-from adapt.recipe.evaluation import ClassificationTask
+from adapt.recipe.evaluation import ClassificationTask, GenerationTask
+from adapt.recipe.training import TrainingSection
 from adapt.recipe.vocabulary import TokenizerSection
 from adapt.vocab import load_tokenizer, refuse_other_families
 from adapt.workspace import Workspace
 
 _GIB = 2**30
-_WRITERS = ("ForCausalLM", "LMHead", "ForConditionalGeneration")  # architectures with a head
 _AUTO = 2000  # units to reckon with where the run is to find the number
 
 
@@ -34,12 +34,14 @@ class Estimate:
         memory_bytes: Peak of training: weights, adapters with optimizer, activations, logits.
         seconds: Training and evaluation on this machine.
         disk_bytes: What the run folder and the cache grow by.
+        new_rows: How the rows of new tokens train, and why.
     """
 
     parameters: int
     memory_bytes: int
     seconds: float
     disk_bytes: int
+    new_rows: str = ""
 
 
 def check(recipe: Recipe) -> Estimate | None:
@@ -56,7 +58,9 @@ def check(recipe: Recipe) -> Estimate | None:
         lambda: bases.check(recipe.model.base, recipe.model.revision),
         lambda: Workspace(Path(recipe.output_dir)).claim(recipe.name, recipe.model.base),
         lambda: _check_terms(recipe),
-        lambda: _check_processes(recipe),
+        lambda: _check_phases(recipe),
+        lambda: _check_schemas(recipe),
+        lambda: _check_method(recipe),
     )
     for one in checks:
         try:
@@ -89,12 +93,56 @@ def _check_family(recipe: Recipe) -> None:
         refuse_other_families(load_tokenizer(folder, trust_remote_code=trust))
 
 
-def _check_processes(recipe: Recipe) -> None:
-    """Phases whose steps cannot be shared out among the launcher's processes."""
-    from adapt.training.phases import shared_out
+def _check_phases(recipe: Recipe) -> None:
+    """Phases whose tasks are not there, or whose steps the processes cannot share out."""
+    from adapt.training.phases import check_tasks, shared_out
 
     for phase in recipe.training.phases:
+        check_tasks(phase, recipe.evaluation.tasks)
         shared_out(phase, int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def _check_schemas(recipe: Recipe) -> None:
+    """JSON schemas that answers are to be checked against."""
+    from adapt.evaluation.text_metrics import schema_checker
+
+    for task in recipe.evaluation.tasks:
+        if isinstance(task, GenerationTask) and task.json_schema:
+            schema_checker(Path(task.json_schema))
+
+
+def _check_method(recipe: Recipe) -> None:
+    """Packages that the training lacks, and one map of devices for several processes."""
+    from adapt.training.model import Loading, check_packages
+    from adapt.training.requirements import check_section
+
+    check_section(recipe.training)
+    check_packages(Loading.of(recipe.model), recipe.training.quantised)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if recipe.model.device_map and processes > 1:
+        raise ModelError(
+            f"one copy of the model cannot be shared by {processes} processes",
+            where="model.device_map",
+            got=recipe.model.device_map,
+            fix="start one process, or leave it out",
+        )
+
+
+def _decision(recipe: Recipe, model: Any, new_tokens: int) -> str:  # noqa: ANN401
+    """How the new rows will train on a model of this kind; raises where they cannot."""
+    from adapt.training.model import scaled_positions
+    from adapt.training.rows import Setting, decide, engine, is_tied
+
+    if scaling := recipe.model.rope_scaling:
+        where = recipe.model.base
+        scaled_positions(model.config, scaling.type, scaling.factor, where=where)
+    tied = is_tied(model) and not recipe.embeddings.untie
+    rows = model.config.get_text_config().vocab_size
+    whole = recipe.tokenizer.vocab_size is not None  # a new tokenizer: every row is new
+    share = 1.0 if whole else new_tokens / (rows + new_tokens)
+    section = recipe.training
+    quantised = section.quantised is not None
+    return str(decide(Setting(section.method, tied, quantised, *engine(), share)))
 
 
 def _check_disk(output_dir: Path, needed: int) -> None:
@@ -127,11 +175,10 @@ def _estimate(recipe: Recipe) -> Estimate | None:
     dtype = best_dtype(recipe.model.dtype)
     new_tokens = _new_tokens(recipe.tokenizer)
     hidden, vocabulary = text.hidden_size, text.vocab_size + new_tokens
-    lora = recipe.training.lora.r * 2 * layers // hidden
+    trained = _trained(recipe.training, layers, text, hidden * vocabulary, hidden * new_tokens)
     row = max(p.per_device_train_batch_size * p.max_length for p in recipe.training.phases)
-    trained = lora + new_tokens * hidden
     memory = (
-        parameters * dtype.itemsize
+        _held(recipe.training, parameters, layers, dtype.itemsize)
         + trained * 16  # float32 weight, gradient and two moments of AdamW
         + row
         * text.num_hidden_layers
@@ -144,7 +191,34 @@ def _estimate(recipe: Recipe) -> Estimate | None:
     rate = _operations_per_second(dtype)
     seconds = (_training_tokens(recipe) * 4 + _evaluation_tokens(recipe) * 2) * parameters / rate
     disk = 2 * parameters * dtype.itemsize + 4 * trained * 12
-    return Estimate(parameters, memory, seconds, disk)
+    decision = _decision(recipe, model, new_tokens)
+    return Estimate(parameters, memory, seconds, disk, decision)
+
+
+def _trained(
+    section: TrainingSection,
+    layers: int,
+    text: Any,  # noqa: ANN401
+    embedding: int,
+    new_rows: int,
+) -> int:
+    """Parameters that train, by method; virtual tokens and scales are too few to count."""
+    if section.method == "full":
+        return layers + embedding
+    if section.method == "edges":
+        return 2 * layers // int(text.num_hidden_layers) + embedding
+    lora = section.lora.r * 2 * layers // int(text.hidden_size)
+    return new_rows + (lora if section.method in ("lora", "qlora") else 0)
+
+
+def _held(section: TrainingSection, parameters: int, layers: int, itemsize: int) -> int:
+    """Bytes of frozen weights; where all train, they are among what trains."""
+    if section.method == "full":
+        return 0
+    if section.quantised is None:
+        return parameters * itemsize
+    each = {"nf4": 0.52, "int8": 1.0}[section.quantised]  # with the scales of blocks
+    return (parameters - layers) * itemsize + round(layers * each)
 
 
 def _new_tokens(section: TokenizerSection) -> int:
@@ -179,10 +253,9 @@ def _outline(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: ANN401
             ) from None
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"not a language model, {reason}", where=str(folder)) from None
-    known = getattr(config, "architectures", None) or ["ForCausalLM"]
-    if not any(kind in name for name in known for kind in _WRITERS):
+    if not bases.writes_text(folder):
         raise ModelError(
-            f"is {known[0]}, which writes no text",
+            f"is {config.architectures[0]}, which writes no text",
             where="model.base",
             got=str(folder),
             fix="take a causal language model",

@@ -20,12 +20,15 @@ from adapt.embeddings.result import AdaptedBase
 from adapt.evaluation.result import ModelScores
 from adapt.processes import Processes, is_main, use_all_cores
 from adapt.recipe import Recipe, dump_recipe
+from adapt.recipe.evaluation import SCORING_KEYS
+from adapt.recipe.vocabulary import EmbeddingsSection
 from adapt.training.result import Trained
-from adapt.vocab import Material, Vocabulary, adapt_vocabulary, load_tokenizer
+from adapt.vocab import OUTPUT, Material, Vocabulary, adapt_vocabulary, load_tokenizer
 from adapt.workspace import Workspace, digest, fingerprint, versions, write_json, write_text
 
 if TYPE_CHECKING:
     from adapt.embeddings.build import Lesson
+    from adapt.publish.settings import AdapterSettings
     from adapt.reporting.summary import Summary
 
 logger = logging.getLogger("adapt")
@@ -108,7 +111,7 @@ class Pipeline:
         paths = [s.path for s in (*section.sources, *section.general)] + [t.path for t in tasks]
         inputs = {
             "section": section.model_dump(),
-            "tasks": [task.model_dump(exclude={"max_documents"}) for task in tasks],
+            "tasks": [task.model_dump(exclude=SCORING_KEYS) for task in tasks],
             "seed": self.recipe.seed,
             "files": {p: digest(Path(p)) for p in paths if p and Path(p).is_file()},
         }
@@ -126,6 +129,7 @@ class Pipeline:
         """The adapted tokenizer."""
         base, corpus, section = self.base(), self.corpus(), self.recipe.tokenizer
         folder = self.workspace.tokenizer
+        read_only = self.recipe.embeddings.units == "input"
         material = Material(
             texts=lambda: corpus.documents("train"),
             general=corpus.general_sample,
@@ -138,11 +142,14 @@ class Pipeline:
             "vocab",
             {
                 "section": section.model_dump(),
+                "units": self.recipe.embeddings.units,
                 "corpus": self._marks["corpus"],
                 "base": _identity(base),
                 "terms": fingerprint([material.terms, material.score_terms]),
             },
-            lambda: adapt_vocabulary(section, self._tokenizer(base.folder), material, folder),
+            lambda: adapt_vocabulary(
+                section, self._tokenizer(base.folder), material, folder, read_only=read_only
+            ),
             Vocabulary.to_json,
             lambda record: Vocabulary.from_json(folder, record),
         )
@@ -186,7 +193,7 @@ class Pipeline:
         """The base checkpoint with rows for the new tokens."""
         from adapt.embeddings.build import make_adapted_base
 
-        base, vocabulary, section = self.base(), self.vocabulary(), self.recipe.embeddings
+        base, vocabulary, section = self.base(), self.vocabulary(), self._rows()
         folder = self.workspace.adapted_base
         model, seed = self.recipe.model, self.recipe.seed
         lesson = self._lesson() if section.init == "distill" else None
@@ -211,6 +218,15 @@ class Pipeline:
             lambda record: AdaptedBase.from_json(folder, record),
         )
 
+    def _rows(self) -> EmbeddingsSection:
+        """`embeddings` of the recipe, its `init` decided where that is auto."""
+        section = self.recipe.embeddings
+        if section.init != "auto":
+            return section
+        glued = self.recipe.tokenizer.mode != "train"
+        learned = glued and bases.writes_text(self.base().folder)
+        return section.model_copy(update={"init": "distill" if learned else "mean"})
+
     def _lesson(self) -> Lesson:
         """Training text for rows that are learned from the base."""
         from adapt.embeddings.build import Lesson
@@ -219,7 +235,9 @@ class Pipeline:
 
         corpus, tokenizer = self.corpus(), self._tokenizer(self.base().folder)
         dtype = best_dtype(self.recipe.model.dtype)
-        return Lesson(lambda: corpus.documents("train"), start_ids(tokenizer), dtype)
+        return Lesson(
+            lambda: corpus.documents("train"), start_ids(tokenizer), dtype, corpus.general_sample
+        )
 
     @_once
     def adapter(self) -> Trained:
@@ -227,7 +245,8 @@ class Pipeline:
         adapted, vocabulary = self.adapted_base(), self.vocabulary()
         ids = vocabulary.delta.added_ids
         base = self.base()
-        if vocabulary.delta.moves_ids:  # the original base has other tokens under these ids
+        # The original base has other tokens under these ids, or no output rows of its own.
+        if vocabulary.delta.moves_ids or self.recipe.embeddings.untie:
             base = replace(base, folder=adapted.folder, reference=str(adapted.folder.resolve()))
         return self._train(
             "training", adapted.folder, vocabulary.folder, ids, self.workspace.adapter, None, base
@@ -253,9 +272,7 @@ class Pipeline:
         recipe, corpus = self.recipe, self.corpus()
         inputs = {
             "section": recipe.training.model_dump(),
-            "tasks": [
-                task.model_dump(exclude={"max_documents"}) for task in recipe.evaluation.tasks
-            ],
+            "tasks": [task.model_dump(exclude=SCORING_KEYS) for task in recipe.evaluation.tasks],
             "model": recipe.model.model_dump(),
             "embeddings": self._marks["embeddings"],
             "seed": recipe.seed,
@@ -265,12 +282,13 @@ class Pipeline:
         checkpoints = self.workspace.checkpoints / f"{stage}-{mark}"
 
         def work() -> Trained:
+            from adapt.training.model import Loading
             from adapt.training.run import train
 
             for stale in self.workspace.checkpoints.glob(f"{stage}-*"):
                 if stale != checkpoints:
                     shutil.rmtree(stale, ignore_errors=True)
-            return train(
+            trained = train(
                 recipe.training,
                 corpus,
                 recipe.evaluation.tasks,
@@ -285,11 +303,31 @@ class Pipeline:
                 checkpoints=checkpoints,
                 folder=folder,
                 documents=documents,
+                completion_tokenizer=self._writer() if new_ids else None,
+                tokenized=self.workspace.tokenized,
+                loading=Loading.of(recipe.model),
             )
+            if is_main():
+                self._settings(stage).save(folder)
+            return trained
 
         return self._stage(
             stage, inputs, work, Trained.to_json, lambda record: Trained.from_json(folder, record)
         )
+
+    def _writer(self) -> Any:  # noqa: ANN401
+        """The tokenizer of what is written, where units are only read; else None."""
+        read_only = self.vocabulary().delta.read_only
+        return self._tokenizer(self.workspace.tokenizer / OUTPUT) if read_only else None
+
+    def _settings(self, stage: str) -> AdapterSettings:
+        """What lies beside an adapter, so that it loads without the run."""
+        from adapt.publish.settings import AdapterSettings
+
+        if stage == "control":
+            return AdapterSettings.of_control(self.recipe, self.base())
+        read_only = self.vocabulary().delta.read_only
+        return AdapterSettings.of_run(self.recipe, self.base(), read_only=read_only)
 
     @_once
     def scores(self, name: str) -> ModelScores:
@@ -310,7 +348,7 @@ class Pipeline:
         }[name]
         trained = {"base": "embeddings", "control": "control", "adapted": "training"}[name]
         inputs = {
-            "section": recipe.evaluation.model_dump(exclude={"control", "terms"}),
+            "section": recipe.evaluation.model_dump(exclude={"control"}),
             "model": self._marks[trained],
             "base": _identity(self.base()),
             "seed": recipe.seed,
@@ -332,6 +370,8 @@ class Pipeline:
                 name=name,
                 seed=recipe.seed,
                 predictions=self.workspace.reports / "predictions",
+                new_ids=self.vocabulary().delta.added_ids if name == "adapted" else (),
+                writer=self._writer(),
             )
 
         return self._stage(
@@ -378,12 +418,26 @@ class Pipeline:
         return summary
 
     def publish(self, summary: Summary) -> None:
-        """Uploads the adapter when the recipe says so."""
-        section = self.recipe.publish
-        if section.push_to_hub and section.hub_model_id:
-            from adapt.publish.hub import push_adapter
+        """Writes the adapter's card, and uploads what the recipe names when it says so."""
+        from adapt.publish.card import write_card
 
-            push_adapter(self.workspace.adapter, section.hub_model_id, private=section.private)
+        section, run = self.recipe.publish, self.workspace.root
+        write_card(run)
+        if section.push_to_hub and section.hub_model_id:
+            from adapt.publish.hub import push
+
+            if "merged" in section.what:
+                from adapt.publish.merge import merge
+
+                merge(run, force=True, trust_remote_code=self.recipe.model.trust_remote_code)
+            for pushed in push(
+                run,
+                section.hub_model_id,
+                section.what,
+                private=section.private,
+                create_pr=section.create_pr,
+            ):
+                logger.info("%s: %s", pushed.what, pushed.address)
 
     # -- how a stage runs -----------------------------------------------------------------
 

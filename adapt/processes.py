@@ -39,33 +39,43 @@ class Processes:
     def __init__(self) -> None:
         self.many = int(os.environ.get("WORLD_SIZE", "1")) > 1
         if self.many:
+            import torch
             from accelerate import PartialState
 
+            # Without a GPU each process would take itself for the only one unless told of the CPU.
             # Others wait while the main process prepares, which may take hours.
-            PartialState(timeout=timedelta(days=1))
+            processor = not torch.accelerator.is_available()
+            PartialState(cpu=processor, timeout=timedelta(days=1))
 
     def main_first(self, work: Callable[[], None]) -> None:
         """Runs `work` in the main process, then in the others, where all of it is done already.
 
-        A failure of the main process ends all of them with its error.
+        A failure of the main process ends all of them with its error: it tells the others, which
+        end with its exit code and leave it to the main process to say why.
         """
         if not self.many:
             work()
             return
         from accelerate.utils import broadcast_object_list
 
-        failure: list[bool] = [False]
+        failure: list[int | None] = [None]
         if is_main():
             try:
                 work()
-            except BaseException:
-                broadcast_object_list([True])
+            except BaseException as error:
+                broadcast_object_list([_exit_code(error)])
                 raise
-        else:
-            logger.info("waiting for the main process to prepare data, vocabulary and rows")
+        elif int(os.environ["RANK"]) == 1:  # one line, however many wait
+            # A warning, for other processes say nothing less.
+            logger.warning(
+                "%d of %s processes wait until the main process has prepared corpus, vocabulary "
+                "and embeddings",
+                int(os.environ["WORLD_SIZE"]) - 1,
+                os.environ["WORLD_SIZE"],
+            )
         broadcast_object_list(failure)
-        if failure[0]:
-            raise SystemExit(AdaptError.exit_code)  # the main process says why
+        if failure[0] is not None:
+            raise SystemExit(failure[0])
         if not is_main():
             work()
 
@@ -77,3 +87,10 @@ class Processes:
             PartialState().wait_for_everyone()
             PartialState().destroy_process_group()
         return is_main()
+
+
+def _exit_code(error: BaseException) -> int:
+    """What the process that fails with this error will end with."""
+    if isinstance(error, AdaptError):
+        return error.exit_code
+    return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1

@@ -63,6 +63,11 @@ class Workspace:
         return self.root / "checkpoints"
 
     @property
+    def tokenized(self) -> Path:
+        """Training text as token ids, a folder for each tokenizer, text and objective."""
+        return self.root / "tokenized"
+
+    @property
     def reports(self) -> Path:
         """Machine-readable results: fertility.json, evaluation.json."""
         return self.root / "reports"

@@ -191,6 +191,7 @@ def _tiny(folder, base):
             "general": [{"path": str(folder / "general.jsonl")}],
         },
         "tokenizer": {"new_tokens": 20, "min_frequency": 3},
+        "embeddings": {"init": "mean"},
         "training": {
             "lora": {"r": 2, "lora_alpha": 4},
             "phases": [

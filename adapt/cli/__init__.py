@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from adapt.cli import data, runs, tokens
+from adapt.cli import classify, compare, data, export, hub, models, runs, tokens
 from adapt.errors import AdaptError
 from adapt.processes import is_main
 
@@ -29,8 +29,15 @@ app.add_typer(tokenizer_app, name="tokenizer")
 app.command()(runs.run)
 app.command()(runs.check)
 app.command()(tokens.report)
+app.command()(compare.compare)
+app.command()(compare.evaluate)
+app.command()(models.generate)
+app.command()(classify.classify)
+app.command()(models.merge)
+app.command()(export.export)
 app.command()(data.data)
 app.command()(data.schema)
+app.command()(hub.push)
 tokenizer_app.command()(tokens.diff)
 tokenizer_app.command()(tokens.build)
 
@@ -46,6 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("adapt").setLevel(level)
+    # says at every start on a CPU that a kernel for GPUs is not there
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # transformers warns itself of names that it uses itself
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:

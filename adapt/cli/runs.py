@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from adapt.cli.shared import DryRun, Overrides, RecipePath, console, say
+from adapt.errors import AdaptError
 from adapt.processes import is_main
 from adapt.recipe import dump_recipe, load_recipe
 
@@ -46,16 +53,67 @@ def run(
         say(f"report: {resolved.output_dir}/report.html")
 
 
-def check(recipe: RecipePath, overrides: Overrides = None) -> None:
+def check(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    audit: Annotated[
+        bool,
+        typer.Option(help="Look the data through: the first 20 MB of text, shared by the files."),
+    ] = True,
+) -> None:
     """Check a recipe without starting work, and print it with every default.
 
     Looks at keys, files, columns, the base model, installed packages and disk, and estimates
-    memory and time.
+    memory and time. The data audit counts duplicates, leaks, damage and what may be private, and
+    names lines; it never prints the text.
 
-    Example:
+    Examples:
       adapt check recipes/medical.yaml training.lora.r=8
+
+      adapt check recipes/medical.yaml --no-audit
     """
-    print_check(load_recipe(recipe, overrides or []))
+    resolved = load_recipe(recipe, overrides or [])
+    print_check(resolved)
+    if audit:
+        print_audit(resolved)
+
+
+def print_audit(recipe: Recipe) -> None:
+    """Looks a recipe's data through, and its base's licence; prints counts and places alone."""
+    from adapt import bases
+    from adapt.corpus.audit import audit
+    from adapt.corpus.licence import base_licence
+    from adapt.reporting.audit import audit_lines, audit_table
+    from adapt.vocab.offsets import counting
+    from adapt.vocab.source import open_backend
+
+    count = None
+    if (folder := bases.on_disk(recipe.model.base)) is not None:
+        try:
+            backend = counting(open_backend(str(folder)))
+        except AdaptError:
+            backend = None  # older bases hold what only transformers reads
+        if backend is not None:
+
+            def count(texts: Sequence[str]) -> list[int]:
+                encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+                return [len(encoding) for encoding in encodings]
+
+    # In a log file the bars of a few seconds are noise.
+    terminal = sys.stderr.isatty()
+    with nullcontext() if terminal else redirect_stderr(io.StringIO()):
+        found = audit(
+            recipe.corpus,
+            recipe.evaluation.tasks,
+            recipe.training.phases,
+            seed=recipe.seed,
+            count_tokens=count,
+        )
+    console.print(audit_table(found))
+    for line in audit_lines(found):
+        say(line)
+    for line in base_licence(recipe.model.base, recipe.model.revision).lines:
+        say(line)
 
 
 def print_check(recipe: Recipe) -> None:
@@ -72,3 +130,5 @@ def print_check(recipe: Recipe) -> None:
         f"{estimate.memory_bytes / 2**30:.1f} GiB, about {estimate.seconds / 60:.0f} min on this "
         f"machine, {estimate.disk_bytes / 2**30:.1f} GiB of disk"
     )
+    if estimate.new_rows:
+        say(f"new rows: {estimate.new_rows}")

@@ -10,21 +10,28 @@ import typer
 
 from adapt.cli.runs import print_check
 from adapt.cli.shared import DryRun, Overrides, RecipePath, TextColumn, TextFiles, console, say
-from adapt.errors import AdaptError, DataError, nearest
+from adapt.errors import AdaptError, DataError, WorkspaceError, nearest
 from adapt.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from adapt.fertility import FertilityReport
+    from adapt.fertility import Fertility, FertilityReport
 
 _MOST_GROUPS = 100  # tables that one report prints
 
 
 def report(
-    tokenizer: Annotated[
-        list[str],
-        typer.Option(help="A tokenizer.json, a folder with one, a run, a Hub id or package:…"),
-    ],
     text: TextFiles,
+    tokenizer: Annotated[
+        list[str] | None,
+        typer.Option(help="A tokenizer.json, a folder with one, a run, a Hub id or package:…"),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="A run: exit 1 where its tokenizer does worse here than held out."),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, help="With --against: share by which it may do worse.")
+    ] = 0.05,
     column: TextColumn = "text",
     by: Annotated[
         str | None, typer.Option(help="Also a table for each value of this column.")
@@ -60,7 +67,25 @@ def report(
       adapt report --tokenizer org/model --tokenizer runs/medical --text notes.jsonl --by language
 
       adapt report --tokenizer runs/medical --text notes.jsonl --fail-over tokens_per_word=1.5
+
+      adapt report --against runs/medical --text notes-of-this-year.jsonl --threshold 0.05
     """
+    if against is not None:
+        others = {
+            "--tokenizer": tokenizer,
+            "--by": by,
+            "--terms": terms,
+            "--fail-over": fail_over,
+            "--fail-under": fail_under,
+        }
+        if unused := [name for name, value in others.items() if value]:
+            raise AdaptError(
+                "compares a run with itself", where="--against", fix=f"leave out {unused[0]}"
+            )
+        _report_drift(against, _read_texts(text, column, None)[""], threshold, words, output or [])
+        return
+    if not tokenizer:
+        raise AdaptError("no tokenizer", where="adapt report", fix="give --tokenizer or --against")
     from adapt import fertility
     from adapt.corpus.read import read_terms
     from adapt.reporting.tokens import broken, parse_limit, to_csv
@@ -94,6 +119,58 @@ def report(
     if lines := broken(result.domain, [*over, *under]):
         sys.stderr.write("".join(f"{line}\n" for line in lines))
         raise typer.Exit(1)
+
+
+def _report_drift(
+    run: Path, texts: list[str], threshold: float, words: int, output: list[Path]
+) -> None:
+    """A run's tokenizer on new text against its own figures; exits 1 where it does worse."""
+    from adapt.fertility import measure
+    from adapt.fertility.drift import drift
+    from adapt.reporting.tokens import drift_tables
+    from adapt.vocab.source import open_backend
+    from adapt.workspace import write_json
+
+    for path in output:
+        if path.suffix != ".json":
+            raise AdaptError(
+                "unknown kind of file", where="--output", got=str(path), fix="known: .json"
+            )
+    before = _held_out(run)
+    now = measure(open_backend(str(run)), texts, name="this text", progress=True)
+    try:
+        found = drift(before, now, threshold)
+    except ValueError as error:
+        raise DataError(str(error), where="--text") from None
+    for table in drift_tables(found, words):
+        console.print(table)
+    say(found.sentence)
+    for path in output:
+        write_json(path, found.to_json())
+    if found.worse:
+        raise typer.Exit(1)
+
+
+def _held_out(run: Path) -> Fertility:
+    """What a run's own tokenizer had on its held-out text.
+
+    Raises:
+        WorkspaceError: The run has not come so far.
+    """
+    import json
+
+    from adapt.fertility import FertilityReport
+    from adapt.workspace import Workspace
+
+    path = Workspace(run).reports / "fertility.json"
+    try:
+        return FertilityReport.from_json(json.loads(path.read_text(encoding="utf-8"))).domain[-1]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        raise WorkspaceError(
+            "holds no finished figures of its tokenizer",
+            where=str(run),
+            fix="give a run folder; adapt tokenizer build is enough",
+        ) from None
 
 
 def _print_report(result: FertilityReport, by: str | None, words: int) -> None:

@@ -1,14 +1,54 @@
-"""Adapted against control and base: differences with intervals, and one sentence."""
+"""Two models on the same data: differences with intervals and p-values, and one sentence."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapt.evaluation.bootstrap import Interval, paired_ratio_difference
-from adapt.evaluation.result import Likelihood, ModelScores
+from adapt.evaluation.bootstrap import Interval, paired_statistic_test, paired_test
+from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
+from adapt.evaluation.significance import mcnemar
+from adapt.evaluation.slices import on_slice
 
 # Within this share of the other's bits per byte two models count as equally good.
 _MARGIN = 0.01
+
+# The least share of tokens saved that speed is worth having for.
+_WORTH = 0.03
+
+_NAMES = {"rouge_l": "ROUGE-L"}  # metrics that are not called by their own name
+SPEED = "generated characters/s"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of two models, read on the same documents or rows.
+
+    Attributes:
+        name: What is measured, with its unit.
+        better: `lower` or `higher`.
+        rows: Documents or rows; 0 where the figure is of no text.
+        data: SHA-256 of them; empty in results of older versions.
+        value: The model's.
+        other: The other model's.
+        interval: The model's 95 % interval; None where it has none.
+        other_interval: The other's.
+        difference: Model minus other, with its paired 95 % interval; None where nothing is paired.
+        p_value: Two-sided, of no difference.
+        test: What the p-value comes from.
+    """
+
+    name: str
+    better: str
+    rows: int
+    data: str
+    value: float
+    other: float
+    interval: Interval | None = None
+    other_interval: Interval | None = None
+    difference: Interval | None = None
+    p_value: float | None = None
+    test: str = ""
 
 
 @dataclass(frozen=True)
@@ -16,15 +56,19 @@ class Comparison:
     """What the adapted model gained.
 
     Attributes:
-        against: `control` or `base`.
+        against: `control` or `base`; or the name of another run.
         domain: Difference in bits per byte on domain text, adapted minus the other, with its
             paired 95 % interval; below zero is better.
         general: The same on general text.
+        figures: Every figure that both have on the same data, those two among them.
+        notes: Figures that were not compared, and why.
     """
 
     against: str
     domain: Interval
     general: Interval | None
+    figures: tuple[Figure, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,39 +84,170 @@ class Verdict:
     sentence: str
 
 
+# -- figures ----------------------------------------------------------------------------------
+
+
 def compare(adapted: ModelScores, other: ModelScores, against: str, seed: int) -> Comparison:
-    """Pairs two models document by document.
+    """Pairs two models document by document and row by row.
 
     Args:
         adapted: Scores of the adapted model.
         other: Scores of the control or the base, on the same documents.
         against: Which of the two.
         seed: Of the bootstrap.
+
+    Raises:
+        ValueError: The held-out domain documents are not the same.
     """
+    if not same_documents(adapted.domain, other.domain):
+        raise ValueError("the two models were not scored on the same documents")
+    found = [_likelihood("bits per byte, domain text", adapted.domain, other.domain, seed)]
+    rows = other.domain.fragmented or adapted.domain.fragmented
+    if rows:
+        name = "bits per byte, fragmented text"
+        found.append(_likelihood(name, adapted.domain, other.domain, seed, rows))
+    notes = []
     general = None
     if adapted.general and other.general:
-        general = _difference(adapted.general, other.general, seed)
-    return Comparison(against, _difference(adapted.domain, other.domain, seed), general)
+        if same_documents(adapted.general, other.general):
+            found.append(
+                _likelihood("bits per byte, general text", adapted.general, other.general, seed)
+            )
+            general = found[-1].difference
+        else:
+            notes.append("general text: other documents, not compared")
+    for task, scores in adapted.tasks.items():
+        figure = _task(task, scores, other.tasks.get(task), seed)
+        if isinstance(figure, Figure):
+            found.append(figure)
+            found += _macro_f1(task, scores, other.tasks[task], seed)
+        else:
+            notes.append(f"task {task}: {figure}, not compared")
+    speeds = adapted.characters_per_second, other.characters_per_second
+    if speeds[0] is not None and speeds[1] is not None:
+        found.append(Figure(SPEED, "higher", 0, "", speeds[0], speeds[1]))
+    domain = found[0].difference
+    assert domain is not None
+    return Comparison(against, domain, general, tuple(found), tuple(notes))
 
 
-def _difference(a: Likelihood, b: Likelihood, seed: int) -> Interval:
-    if a.bytes_ != b.bytes_:
-        raise ValueError("the two models were not scored on the same documents")
-    return paired_ratio_difference(a.bits, b.bits, a.bytes_, seed)
+def same_documents(a: Likelihood, b: Likelihood) -> bool:
+    """Whether two figures are of the same documents, in the same order.
+
+    By their hash; where an older version left none, by the bytes of every document.
+    """
+    return a.data == b.data if a.data and b.data else a.bytes_ == b.bytes_
+
+
+def _likelihood(
+    name: str, a: Likelihood, b: Likelihood, seed: int, rows: Sequence[int] | None = None
+) -> Figure:
+    """Bits per byte on all documents, or on some."""
+    chosen = [i for i in (range(len(a.bytes_)) if rows is None else rows) if a.bytes_[i]]
+    bits, others, bytes_ = ([column[i] for i in chosen] for column in (a.bits, b.bits, a.bytes_))
+    tested = paired_test(bits, others, bytes_, seed)
+    first, second = (
+        one.interval if rows is None else on_slice(one, chosen, seed) for one in (a, b)
+    )
+    assert first is not None
+    assert second is not None
+    return Figure(
+        name,
+        "lower",
+        len(chosen),
+        a.data or b.data,
+        first.value,
+        second.value,
+        first,
+        second,
+        tested.interval,
+        tested.p_value,
+        "paired bootstrap",
+    )
+
+
+def _task(name: str, a: TaskScores, b: TaskScores | None, seed: int) -> Figure | str:
+    """A task's main metric, or why it cannot be compared."""
+    if b is None:
+        return "the other has no such task"
+    if a.kind != b.kind or a.rows != b.rows or (a.data and b.data and a.data != b.data):
+        return "other rows"
+    metric = next(iter(a.metrics))
+    if metric not in b.metrics:
+        return "another metric"
+    shown = f"{name}: {_NAMES.get(metric, metric)}"
+    values = a.metrics[metric], b.metrics[metric]
+    if len(a.each) != a.rows or len(b.each) != b.rows:
+        return Figure(shown, "higher", a.rows, a.data, *values, a.main, b.main)
+    tested = paired_test(a.each, b.each, [1.0] * a.rows, seed)
+    p_value, test = tested.p_value, "paired bootstrap"
+    if a.kind == "classification" and {*a.each, *b.each} <= {0, 1}:
+        p_value, test = mcnemar(a.each, b.each).p_value, "McNemar, exact"
+    return Figure(
+        shown, "higher", a.rows, a.data, *values, a.main, b.main, tested.interval, p_value, test
+    )
+
+
+def _macro_f1(name: str, a: TaskScores, b: TaskScores, seed: int) -> list[Figure]:
+    """Macro-F1 of a classification task, where both have every row's answer and label."""
+    metric = "macro_f1"
+    known = len(a.answers) == len(b.answers) == len(a.references) == a.rows
+    if not known or metric not in a.metrics or metric not in b.metrics:
+        return []
+    # scikit-learn comes with it, and not every comparison has such a task.
+    from adapt.evaluation.label_metrics import label_statistics
+
+    ours, theirs = (label_statistics(one.answers, a.references)[metric] for one in (a, b))
+    tested = paired_statistic_test(ours, theirs, a.rows, seed)
+    return [
+        Figure(
+            f"{name}: macro-F1",
+            "higher",
+            a.rows,
+            a.data,
+            a.metrics[metric],
+            b.metrics[metric],
+            a.intervals.get(metric),
+            b.intervals.get(metric),
+            tested.interval,
+            tested.p_value,
+            "paired bootstrap",
+        )
+    ]
+
+
+# -- verdict ----------------------------------------------------------------------------------
+
+
+def decide(domain: Interval, reference: float, saved: float, *, loses_to_base: bool) -> str:
+    """The one rule, on bits per byte of held-out domain text.
+
+    - A model that is worse than its own base, the whole interval above zero: do not extend.
+    - The whole interval against the reference below zero: adopt.
+    - Otherwise, worse by no more than 1 % of the reference's, and at least 3 % of tokens saved:
+      adopt for speed.
+    - The whole interval above zero: do not extend.
+    - Anything else: no difference.
+
+    Args:
+        domain: Model minus reference, paired.
+        reference: Bits per byte of the reference.
+        saved: Share of tokens saved against the reference.
+        loses_to_base: Whether the model is worse than its own base.
+    """
+    if loses_to_base:
+        return "do not extend"
+    if domain.high < 0:
+        return "adopt"
+    if domain.value / reference <= _MARGIN and saved >= _WORTH:
+        return "adopt for speed"
+    return "do not extend" if domain.low > 0 else "no difference"
 
 
 def verdict(
     comparisons: dict[str, Comparison], scores: dict[str, ModelScores], tokens_saved: float
 ) -> Verdict:
-    """Decides by a stated rule on bits per byte of held-out domain text, against the control.
-
-    - The whole interval below zero: adopt.
-    - Otherwise, worse by no more than 1 % of the control's, and at least 3 % of tokens saved:
-      adopt for speed.
-    - The whole interval above zero: do not extend.
-    - Anything else: no difference.
-
-    A model that is not better than its own base is never adopted.
+    """Decides by `decide` against the control, or the base where there is none.
 
     Args:
         comparisons: By `control` and `base`.
@@ -80,25 +255,49 @@ def verdict(
         tokens_saved: Share of tokens saved on held-out domain text.
     """
     against = "control" if "control" in comparisons else "base"
-    domain = comparisons[against].domain
-    reference = scores[against].domain.interval.value
+    base = comparisons["base"].domain
+    return judge(
+        comparisons[against],
+        "adapted",
+        (scores["adapted"].domain.interval.value, scores[against].domain.interval.value),
+        tokens_saved,
+        scores["base"].domain.interval.value if base.low > 0 else None,
+    )
+
+
+def judge(
+    comparison: Comparison,
+    name: str,
+    values: tuple[float, float],
+    tokens_saved: float | None,
+    better_base: float | None,
+) -> Verdict:
+    """`decide`, and the sentence that goes with it.
+
+    Args:
+        comparison: Of the model with its reference.
+        name: The model's.
+        values: Bits per byte on domain text, of the model and of the reference.
+        tokens_saved: Share of tokens saved on held-out domain text; None where it is not known,
+            and then nothing is adopted for speed.
+        better_base: Bits per byte of the model's own base, where it is told to be better.
+    """
+    domain, against = comparison.domain, comparison.against
+    value, reference = values
     share = domain.value / reference
     figures = (
-        f"adapted {scores['adapted'].domain.interval.value:.3f} bits per byte on held-out domain "
-        f"text, {against} {reference:.3f}: {abs(share):.1%} {'worse' if share > 0 else 'better'} "
-        f"(difference {domain.value:+.3f}, 95 % interval {domain.low:+.3f} to {domain.high:+.3f}), "
-        f"with {tokens_saved:.1%} of tokens saved"
+        f"{name} {value:.3f} bits per byte on held-out domain text, {against} {reference:.3f}: "
+        f"{abs(share):.1%} {'worse' if share > 0 else 'better'} "
+        f"(difference {domain.value:+.3f}, 95 % interval {domain.low:+.3f} to {domain.high:+.3f})"
+        f", {_tokens(tokens_saved)}"
     )
-    base = comparisons["base"].domain
-    if base.low > 0:
-        choice = "do not extend"
-        figures += f"; the base itself has {scores['base'].domain.interval.value:.3f}"
-    elif domain.high < 0:
-        choice = "adopt"
-    elif share <= _MARGIN and tokens_saved >= 0.03:
-        choice = "adopt for speed"
-    elif domain.low > 0:
-        choice = "do not extend"
-    else:
-        choice = "no difference"
+    if better_base is not None:
+        figures += f"; the base itself has {better_base:.3f}"
+    choice = decide(domain, reference, tokens_saved or 0.0, loses_to_base=better_base is not None)
     return Verdict(choice, f"{choice.capitalize()}: {figures}.")
+
+
+def _tokens(saved: float | None) -> str:
+    if saved is None:
+        return "tokens not counted on the same text"
+    return f"with {saved:.1%} of tokens saved" if saved >= 0 else f"with {-saved:.1%} more tokens"

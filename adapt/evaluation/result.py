@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from adapt.evaluation.bootstrap import Interval
@@ -16,11 +16,54 @@ class Likelihood:
         bits: Negative log2 probability of each document.
         bytes_: UTF-8 bytes of each document.
         interval: Their ratio of sums, with its 95 % bootstrap interval.
+        data: SHA-256 of the documents (`adapt.evaluation.slices.text_hash`); empty in results of
+            older versions.
+        fragmented: Which documents, from 0, are the fifth with the highest share of words that the
+            base's tokenizer splits; measured once a run, with the base.
+        new_token_share: Probability that the model puts on new tokens, mean over positions; None
+            where it has none.
     """
 
     bits: tuple[float, ...]
     bytes_: tuple[int, ...]
     interval: Interval
+    data: str = ""
+    fragmented: tuple[int, ...] = ()
+    new_token_share: Interval | None = None
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """One label of a classification task.
+
+    Attributes:
+        label: Its name.
+        precision: Share of its predictions that are right; 0 where it was never predicted.
+        recall: Share of its rows that were found; 0 where it has none.
+        f1: Their harmonic mean.
+        rows: Rows that have it.
+    """
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a model has to beat, on the same rows.
+
+    Attributes:
+        metrics: By the names of `adapt.evaluation.metrics`.
+        main: The task's main metric with its interval.
+        each: The main metric of each row.
+    """
+
+    metrics: dict[str, float]
+    main: Interval
+    each: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,7 +75,19 @@ class TaskScores:
         rows: Rows scored.
         metrics: By the names of `adapt.evaluation.metrics`.
         main: The first metric with its interval: accuracy, or ROUGE-L.
-        examples: (prompt, reference, answer) of the first rows.
+        examples: (prompt, reference, answer) of the rows that scored worst, then of the best.
+        example_rows: Which rows those are, from 0.
+        worst: How many of the examples are the worst ones.
+        intervals: 95 % bootstrap intervals, of the metrics that have one.
+        answers: What the model said to every row.
+        each: The main metric of every row, so that models can be compared in pairs.
+        classes: Each label by itself; empty for generation.
+        confusion: (reference, prediction, rows), the fullest first; empty for generation.
+        baselines: By name, such as `tf-idf`; measured once a run, with the base.
+        settings: How the answers were made.
+        notes: What was not measured, and why.
+        data: SHA-256 of the rows; empty in results of older versions.
+        references: Label of every row; empty for generation.
     """
 
     kind: str
@@ -40,6 +95,18 @@ class TaskScores:
     metrics: dict[str, float]
     main: Interval
     examples: tuple[tuple[str, str, str], ...]
+    example_rows: tuple[int, ...] = ()
+    worst: int = 0
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    answers: tuple[str, ...] = ()
+    each: tuple[float, ...] = ()
+    classes: tuple[ClassScores, ...] = ()
+    confusion: tuple[tuple[str, str, int], ...] = ()
+    baselines: dict[str, Baseline] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    data: str = ""
+    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,16 +158,7 @@ class ModelScores:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> ModelScores:
         """The result of a finished stage."""
-        tasks = {
-            name: TaskScores(
-                **{
-                    **task,
-                    "main": Interval(**task["main"]),
-                    "examples": tuple((p, r, a) for p, r, a in task["examples"]),
-                }
-            )
-            for name, task in record["tasks"].items()
-        }
+        tasks = {name: _task(task) for name, task in record["tasks"].items()}
         general = record["general"]
         return cls(
             _likelihood(record["domain"]),
@@ -112,8 +170,33 @@ class ModelScores:
 
 
 def _likelihood(record: dict[str, Any]) -> Likelihood:
+    share = record.get("new_token_share")
     return Likelihood(
-        tuple(record["bits"]), tuple(record["bytes_"]), Interval(**record["interval"])
+        tuple(record["bits"]),
+        tuple(record["bytes_"]),
+        Interval(**record["interval"]),
+        record.get("data", ""),
+        tuple(record.get("fragmented", ())),
+        share and Interval(**share),
+    )
+
+
+def _task(record: dict[str, Any]) -> TaskScores:
+    baselines = {
+        name: Baseline(one["metrics"], Interval(**one["main"]), tuple(one["each"]))
+        for name, one in record.get("baselines", {}).items()
+    }
+    changed = {
+        "main": Interval(**record["main"]),
+        "examples": tuple((p, r, a) for p, r, a in record["examples"]),
+        "intervals": {k: Interval(**v) for k, v in record.get("intervals", {}).items()},
+        "classes": tuple(ClassScores(**one) for one in record.get("classes", ())),
+        "confusion": tuple((r, p, n) for r, p, n in record.get("confusion", ())),
+        "baselines": baselines,
+    }
+    lists = ("example_rows", "answers", "each", "notes", "references")
+    return TaskScores(
+        **{**record, **changed, **{name: tuple(record.get(name, ())) for name in lists}}
     )
 
 

@@ -58,7 +58,7 @@ class AdapterSettings:
             recipe.model.dtype,
             recipe.tokenizer.mode,
             read_only,
-            rows.distill.init_from if rows.init == "distill" else rows.init,
+            rows.distill.init_from if rows.init in ("auto", "distill") else rows.init,
             rows.init_output,
             recipe.seed,
             rows.pad_to_multiple_of,

@@ -9,6 +9,17 @@ from pydantic import Field, model_validator
 
 from adapt.recipe.section import Section
 
+# Keys of a task that change how it is scored, and neither its rows nor what trains on them.
+SCORING_KEYS = {
+    "max_documents",
+    "method",
+    "normalize",
+    "calibrate",
+    "num_beams",
+    "shots",
+    "json_schema",
+}
+
 
 class Task(Section):
     """Rows of a labelled file: trained on by sft phases, held-out rows are scored."""
@@ -21,13 +32,34 @@ class Task(Section):
 
 
 class ClassificationTask(Task):
-    """Text to one of a set of labels; scored by the likelihood of each label's text."""
+    """Text to one of a set of labels."""
 
     kind: Literal["classification"] = Field(description="Text to one of a set of labels.")
     text: str = Field("text", description="Column that holds the text.")
     label: str = Field("label", description="Column that holds the label.")
     prompt: str = Field(
         "{text}\n\nCategory:", description="What the model is asked; {text} and any column."
+    )
+    method: Literal["likelihood", "constrained", "few_shot", "head"] = Field(
+        "likelihood",
+        description="How a label is chosen. likelihood: the likeliest label's text; constrained: "
+        "generation that can only write a label; few_shot: likelihood after `shots` training "
+        "examples; head: a trained head's class logits (likelihood for a model without one).",
+    )
+    normalize: Literal["none", "tokens", "bytes"] = Field(
+        "none", description="A label's log probability is divided by its tokens, bytes or nothing."
+    )
+    calibrate: bool = Field(
+        False,
+        description="Divide each label's probability by the one it has after a prompt without "
+        "content (N/A in place of every column).",
+    )
+    num_beams: int = Field(1, gt=0, description="Beams of method constrained; 1: greedy.")
+    shots: int = Field(
+        0,
+        ge=0,
+        description="Training examples in the prompt of the base, as a baseline; 0: none. With "
+        "method few_shot, in the prompt of every model.",
     )
 
     @model_validator(mode="after")
@@ -40,6 +72,21 @@ class ClassificationTask(Task):
             raise ValueError(f"the prompt shows the label column {self.label}")
         return self
 
+    @model_validator(mode="after")
+    def _options_of_the_method(self) -> ClassificationTask:
+        if self.method == "few_shot" and not self.shots:
+            raise ValueError("method few_shot needs shots, the number of examples in the prompt")
+        if self.num_beams > 1 and self.method != "constrained":
+            raise ValueError(
+                f"num_beams is for method constrained, and the method is {self.method}"
+            )
+        by_likelihood = self.method in ("likelihood", "few_shot") or self.shots
+        if not by_likelihood and (self.calibrate or self.normalize != "none"):
+            raise ValueError(
+                f"normalize and calibrate are for likelihoods, and the method is {self.method}"
+            )
+        return self
+
 
 class GenerationTask(Task):
     """A prompt to a text; scored against the reference."""
@@ -48,6 +95,9 @@ class GenerationTask(Task):
     prompt: str = Field(description="What the model is asked; {column} is filled from the row.")
     target: str = Field(description="Column that holds the reference.")
     max_new_tokens: int = Field(64, gt=0, description="Longest answer; base tokens.")
+    json_schema: str | None = Field(
+        None, description="JSON schema file that every answer is checked against; null: none."
+    )
 
     @model_validator(mode="after")
     def _target_hidden(self) -> GenerationTask:
@@ -57,6 +107,30 @@ class GenerationTask(Task):
 
 
 AnyTask = Annotated[ClassificationTask | GenerationTask, Field(discriminator="kind")]
+
+
+class GenerationSection(Section):
+    """How answers to generation tasks are decoded; greedily unless it says otherwise."""
+
+    do_sample: bool = Field(False, description="Sample instead of taking the likeliest token.")
+    temperature: float = Field(1.0, gt=0.0, description="Of sampling.")
+    top_p: float = Field(
+        1.0, gt=0.0, le=1.0, description="Sample among the likeliest tokens up to this probability."
+    )
+    top_k: int = Field(0, ge=0, description="Sample among so many likeliest tokens; 0: all.")
+    num_beams: int = Field(1, gt=0, description="Beams; 1: none.")
+    repetition_penalty: float = Field(
+        1.0, gt=0.0, description="Divides logits of tokens that are there already; 1: none."
+    )
+    seed: int | None = Field(None, ge=0, description="Of sampling; null: the recipe's.")
+
+    @model_validator(mode="after")
+    def _sampling_options(self) -> GenerationSection:
+        set_ = [n for n in ("temperature", "top_p") if getattr(self, n) != 1.0]
+        set_ += ["top_k"] * bool(self.top_k)
+        if set_ and not self.do_sample:
+            raise ValueError(f"{' and '.join(set_)} matter only with do_sample: true")
+        return self
 
 
 class EvaluationSection(Section):
@@ -73,6 +147,9 @@ class EvaluationSection(Section):
     max_length: int = Field(512, gt=1, description="Longest window; base tokens.")
     terms: str | None = Field(
         None, description="File of domain terms, one a line, whose single-token share is reported."
+    )
+    generation: GenerationSection = Field(
+        default_factory=GenerationSection, description="How generation tasks are decoded."
     )
     tasks: list[AnyTask] = Field(
         default_factory=list, description="Labelled rows to train and score."

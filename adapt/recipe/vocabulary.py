@@ -124,11 +124,12 @@ class EmbeddingsSection(Section):
         "encoded with them, completions and labels without, and generation is kept to the base's "
         "tokens.",
     )
-    init: Literal["mean", "weighted", "first", "last", "global", "random", "distill"] = Field(
-        "mean",
-        description="distill: learned so that the model does with a unit what the base did with "
-        "its pieces; mean, weighted (to the ends), first, last: of the rows of the base tokens "
-        "that a unit is made of; global: drawn around the mean of all rows; random: a control.",
+    init: Initialisation | Literal["auto", "distill"] = Field(
+        "auto",
+        description="auto: distill where the base writes text and units glue its tokens, else "
+        "mean. distill: learned so that the model does with a unit what the base did with its "
+        "pieces; mean, weighted (to the ends), first, last: of the rows of the base tokens that a "
+        "unit is made of; global: drawn around the mean of all rows; random: a control.",
     )
     init_output: Initialisation | None = Field(
         None, description="The same of output rows, where the base has its own; null: as init."

@@ -11,17 +11,28 @@ from rich.table import Table
 from rich.text import Text
 
 from adapt.fertility import RENYI_ALPHA, Fertility, SplitWord
+from adapt.reporting.comparison import comparison_table, explained
 from adapt.reporting.html import visible
 from adapt.reporting.summary import MODELS, Row, Summary, table
+from adapt.reporting.tasks import Ranked, defeats, ranking
 from adapt.reporting.tokens import NO_TEXT_NOTE, cut
 
 
 def print_summary(summary: Summary, console: Console) -> None:
     """The table of a finished run, the verdict, and what the user should know."""
     console.print(summary_table(table(summary), f"{summary.name}: {summary.base}"))
+    for task in summary.scores["adapted"].tasks:
+        if ranked := ranking(summary.scores, task):
+            console.print(ranking_table(ranked, f"{task}: models and baselines"))
+    against = "control" if "control" in summary.comparisons else "base"
+    if (comparison := summary.comparisons[against]).figures:
+        console.print(comparison_table(comparison, "adapted", f"adapted against {against}"))
+        console.print(explained(comparison.figures), markup=False)
     for note in summary.vocabulary.notes:
         console.print(f"note: {note}", markup=False)
     console.print(summary.verdict.sentence, style="bold", markup=False)
+    for sentence in defeats(summary.scores):
+        console.print(sentence, style="bold", markup=False)
 
 
 def summary_table(rows: Sequence[Row], title: str) -> Table:
@@ -33,10 +44,27 @@ def summary_table(rows: Sequence[Row], title: str) -> Table:
         drawn.add_column(model, justify="right")
     for row in rows:
         known = [value for value in row.values.values() if value is not None]
-        best = (max if row.better == "higher" else min)(known) if known else None
+        best = (max if row.better == "higher" else min)(known) if known and row.better else None
         cells = [_cell(row, model, best) for model in models]
-        arrow = "↑" if row.better == "higher" else "↓"
-        drawn.add_row(escape(f"{row.measure} {arrow}"), *cells)
+        arrow = {"higher": " ↑", "lower": " ↓"}.get(row.better, "")
+        drawn.add_row(escape(f"{row.measure}{arrow}"), *cells)
+    return drawn
+
+
+def ranking_table(ranked: Sequence[Ranked], title: str) -> Table:
+    """Models and baselines of a classification task, the best first; baselines in italics."""
+    drawn = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
+    drawn.add_column("")
+    for column in ("accuracy ↑", "95 % interval", "macro-F1 ↑"):
+        drawn.add_column(column, justify="right")
+    for row in ranked:
+        accuracy = row.accuracy
+        drawn.add_row(
+            Text(row.name, style="italic" if row.baseline else ""),
+            f"{accuracy.value:.3f}",
+            f"{accuracy.low:.3f} to {accuracy.high:.3f}",
+            f"{row.macro_f1:.3f}",
+        )
     return drawn
 
 

@@ -14,7 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from adapt.fertility import RENYI_ALPHA, Fertility, SplitWord, saved
 from adapt.reporting import plots
-from adapt.reporting.summary import MODELS, Row, Summary, edge_rows, table
+from adapt.reporting.comparison import probability
+from adapt.reporting.summary import MODELS, Row, Summary, edge_rows, table, task_rows
+from adapt.reporting.tasks import defeats, ranking
 from adapt.training.result import PhaseResult
 from adapt.vocab.budget import cheapest
 from adapt.workspace import write_text
@@ -26,7 +28,8 @@ _LOOKS = {
     "no difference": ("same", "="),
     "do not extend": ("bad", "✕"),
 }
-_EXAMPLES = 10  # of each task
+_EXAMPLES = 10  # of each task, where the worst and the best are not known
+_CONFUSIONS = 15  # of each classification task
 _WORDS = 15  # of each list of split words
 _NEW_TOKENS = 60
 _REPLACED = 50
@@ -62,6 +65,7 @@ def render(summary: Summary) -> str:
         "size": _size,
         "duration": _duration,
         "visible": visible,
+        "probability": probability,
     }
     rows, phases = table(summary), _phases(summary)
     before, after = summary.fertility.domain[0], summary.fertility.domain[-1]
@@ -72,6 +76,7 @@ def render(summary: Summary) -> str:
         look=_LOOKS.get(summary.verdict.choice, ("same", "?")),
         rows=rows,
         edge_rows=edge_rows(summary),
+        fragmented=any(one.domain.fragmented for one in summary.scores.values()),
         edges=[
             (name, edge)
             for name in MODELS
@@ -90,13 +95,14 @@ def render(summary: Summary) -> str:
         replaced=summary.vocabulary.replaced[:_REPLACED],
         plot_size=plots.PLOT,
         tasks=[
-            (
-                name,
-                [row for row in rows if row.measure.startswith(f"{name}: ")],
-                _examples(summary, name),
-            )
+            (name, task_rows(summary, name), _examples(summary, name))
             for name in summary.scores["adapted"].tasks
         ],
+        ranking=lambda task: ranking(summary.scores, task),
+        defeats=defeats(summary.scores),
+        confusions=lambda task: [
+            cell for cell in summary.scores["adapted"].tasks[task].confusion if cell[0] != cell[1]
+        ][:_CONFUSIONS],
     )
     return page.translate(_CONTROL)
 
@@ -105,7 +111,9 @@ def render(summary: Summary) -> str:
 
 
 def _best(row: Row) -> float | None:
-    """The best value of a row; None where no model has one."""
+    """The best value of a row; None where no model has one, or where none is better."""
+    if not row.better:
+        return None
     known = [value for value in row.values.values() if value is not None]
     return (max if row.better == "higher" else min)(known) if known else None
 
@@ -119,18 +127,26 @@ class _Example:
     answers: dict[str, str]
 
 
-def _examples(summary: Summary, task: str) -> list[_Example]:
-    """The first rows of a task; all models answered the same rows in the same order."""
-    by_model = {m: summary.scores[m].tasks[task].examples for m in MODELS if m in summary.scores}
-    rows = list(zip(*by_model.values(), strict=True))[:_EXAMPLES]
-    return [
-        _Example(
-            prompt=row[0][0],
-            reference=row[0][1],
-            answers={model: example[2] for model, example in zip(by_model, row, strict=True)},
-        )
-        for row in rows
+def _examples(summary: Summary, task: str) -> dict[str, list[_Example]]:
+    """Rows of a task side by side, by what they are: the adapted model's worst and its best.
+
+    All models answered the same rows in the same order.
+    """
+    by_model = {m: summary.scores[m].tasks[task] for m in MODELS if m in summary.scores}
+    adapted = by_model["adapted"]
+    if not adapted.example_rows or not all(one.answers for one in by_model.values()):
+        rows = list(zip(*(one.examples for one in by_model.values()), strict=True))[:_EXAMPLES]
+        first = [
+            _Example(row[0][0], row[0][1], {m: e[2] for m, e in zip(by_model, row, strict=True)})
+            for row in rows
+        ]
+        return {"": first} if first else {}
+    chosen = [
+        _Example(prompt, reference, {m: one.answers[row] for m, one in by_model.items()})
+        for (prompt, reference, _), row in zip(adapted.examples, adapted.example_rows, strict=True)
     ]
+    halves = {"worst": chosen[: adapted.worst], "best": chosen[adapted.worst :]}
+    return {name: half for name, half in halves.items() if half}
 
 
 def _segmentations(before: Fertility, after: Fertility) -> list[tuple[SplitWord, list[SplitWord]]]:

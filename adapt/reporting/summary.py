@@ -7,9 +7,11 @@ from typing import Any
 
 from adapt.corpus.result import CorpusStatistics
 from adapt.evaluation.bootstrap import Interval
-from adapt.evaluation.compare import Comparison, Verdict
-from adapt.evaluation.result import ModelScores
+from adapt.evaluation.compare import Comparison, Verdict, same_documents
+from adapt.evaluation.result import ModelScores, TaskScores
+from adapt.evaluation.slices import on_slice
 from adapt.fertility import Fertility, FertilityReport
+from adapt.reporting.tasks import METRICS, defeats, ranking
 from adapt.training.result import Trained
 from adapt.vocab import Vocabulary
 
@@ -56,6 +58,11 @@ class Summary:
             "verdict": asdict(self.verdict),
             "table": [asdict(row) for row in table(self)],
             "edge": [asdict(row) for row in edge_rows(self)],
+            "ranking": {
+                task: [asdict(row) for row in ranking(self.scores, task)]
+                for task in self.scores["adapted"].tasks
+            },
+            "defeats": defeats(self.scores),
             "comparisons": {k: asdict(v) for k, v in self.comparisons.items()},
             "scores": {k: v.to_json() for k, v in self.scores.items()},
             "training": {k: v.to_json() for k, v in self.trained.items()},
@@ -72,7 +79,7 @@ class Row:
 
     Attributes:
         measure: What is measured, with its unit.
-        better: `higher` or `lower`.
+        better: `higher` or `lower`; empty where neither is.
         values: By model; None where a model has no such figure.
         digits: Decimal places worth showing.
         intervals: 95 % intervals (low, high), by model, where there are any.
@@ -91,7 +98,7 @@ def table(summary: Summary) -> list[Row]:
     rows = _tokenizer_rows(summary, models)
     rows += _likelihood_rows(summary, models)
     for task in summary.scores["adapted"].tasks:
-        rows += _task_rows(summary, models, task)
+        rows += task_rows(summary, task, whole=False)
     trained: dict[str, float | None] = {
         m: summary.trained[m].bytes_per_second if m in summary.trained else None for m in models
     }
@@ -133,27 +140,48 @@ def _likelihood_rows(summary: Summary, models: list[str]) -> list[Row]:
                     {m: (f.interval.low, f.interval.high) for m, f in found.items()},
                 )
             )
+        if kind == "domain":
+            rows += _slice_rows(summary, models)
     return rows
 
 
-# Names for the table, decimal places, and whether the value is the one with the interval.
-_METRICS = {
-    "accuracy": ("accuracy", 3, True),
-    "macro_f1": ("macro-F1", 3, False),
-    "rouge_l": ("ROUGE-L", 3, True),
-    "chrf": ("chrF", 1, False),
-}
-
-
-def _task_rows(summary: Summary, models: list[str], task: str) -> list[Row]:
-    scores = {m: summary.scores[m].tasks[task] for m in models}
+def _slice_rows(summary: Summary, models: list[str]) -> list[Row]:
+    """Where the new vocabulary should help most, and how much probability its tokens get."""
     rows = []
-    for metric in scores["adapted"].metrics:
-        name, digits, main = _METRICS[metric]
-        values: dict[str, float | None] = {m: s.metrics[metric] for m, s in scores.items()}
-        intervals = {m: (s.main.low, s.main.high) for m, s in scores.items()} if main else {}
-        rows.append(Row(f"{task}: {name}", "higher", values, digits, intervals))
+    scores = {m: summary.scores[m].domain for m in models}
+    cut = next((one.fragmented for one in scores.values() if one.fragmented), ())
+    if cut and all(same_documents(one, scores[models[0]]) for one in scores.values()):
+        found = {m: interval for m, one in scores.items() if (interval := on_slice(one, cut))}
+        rows.append(_interval_row("bits per byte, fragmented text", "lower", models, found))
+    shares = {m: one.new_token_share for m, one in scores.items() if one.new_token_share}
+    if shares:
+        rows.append(_interval_row("probability on new tokens", "", models, shares))
     return rows
+
+
+def _interval_row(measure: str, better: str, models: list[str], found: dict[str, Interval]) -> Row:
+    values = {m: found[m].value if m in found else None for m in models}
+    return Row(measure, better, values, 3, {m: (i.low, i.high) for m, i in found.items()})
+
+
+def task_rows(summary: Summary, task: str, *, whole: bool = True) -> list[Row]:
+    """Metrics of a task; without `whole` those of the main table only."""
+    scores = {m: summary.scores[m].tasks[task] for m in MODELS if m in summary.scores}
+    measured = {metric for one in scores.values() for metric in one.metrics}
+    rows = []
+    for metric, (name, digits, better, main) in METRICS.items():
+        if metric not in measured or not (whole or main):
+            continue
+        values: dict[str, float | None] = {m: s.metrics.get(metric) for m, s in scores.items()}
+        found = {m: _interval(s, metric) for m, s in scores.items()}
+        intervals = {m: (f.low, f.high) for m, f in found.items() if f is not None}
+        rows.append(Row(f"{task}: {name}", better, values, digits, intervals))
+    return rows
+
+
+def _interval(scores: TaskScores, metric: str) -> Interval | None:
+    main = next(iter(scores.metrics), None)
+    return scores.intervals.get(metric, scores.main if metric == main else None)
 
 
 def edge_rows(summary: Summary) -> list[Row]:

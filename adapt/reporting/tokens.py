@@ -14,6 +14,7 @@ from rich.text import Text
 
 from adapt.errors import AdaptError, nearest
 from adapt.fertility import METRICS, Fertility, FertilityReport
+from adapt.fertility.drift import Drift
 from adapt.reporting.html import visible
 from adapt.vocab.diff import Change, Diff
 
@@ -82,6 +83,44 @@ def diff_sentence(diff: Diff) -> str:
         f"{diff.words_changed:,} of {diff.words:,} words "
         f"({diff.words_changed / (diff.words or 1):.1%})"
     )
+
+
+# -- drift ----------------------------------------------------------------------------------
+
+
+def drift_tables(found: Drift, words: int) -> list[Table]:
+    """A run's held-out text beside new text, and the words that are new among the costliest."""
+    drawn = Table(title="the run's tokenizer", box=box.SIMPLE_HEAD, title_justify="left")
+    drawn.add_column("", no_wrap=True)
+    for name in ("held-out text", "this text"):
+        drawn.add_column(name, justify="right")
+    for label, metric, form in _DRIFT:
+        values = [getattr(one, metric) for one in (found.before, found.now)]
+        drawn.add_row(label, *(format(value, form) for value in values))
+    shown = found.new_words[:words]
+    if not shown:
+        return [drawn]
+    split = Table(
+        title="costs most here, and was not among the costliest",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
+    split.add_column("word", overflow="fold")
+    split.add_column("times", justify="right", no_wrap=True)
+    split.add_column("pieces", overflow="fold")
+    for word in shown:
+        split.add_row(Text(visible(word.word)), f"{word.count:,}", cut(word.pieces))
+    return [drawn, split]
+
+
+_DRIFT = (
+    ("documents", "documents", ",d"),
+    ("words", "words", ",d"),
+    ("tokens per word", "tokens_per_word", ".3f"),
+    ("bytes per token", "bytes_per_token", ".3f"),
+    ("words of two tokens or more", "continued_word_share", ".1%"),
+    ("unknown tokens", "unknown_rate", ".2%"),
+)
 
 
 # -- files ----------------------------------------------------------------------------------

@@ -201,7 +201,7 @@ def start_ids(tokenizer: Any) -> list[int]:  # noqa: ANN401
     own: list[int] = tokenizer("", add_special_tokens=True)["input_ids"]
     if own:
         return own[:1]
-    separator = tokenizer.get_vocab().get("<|endoftext|>")
+    separator = tokenizer.backend_tokenizer.token_to_id("<|endoftext|>")
     known = (separator, tokenizer.bos_token_id, tokenizer.eos_token_id)
     return next(([id_] for id_ in known if id_ is not None), [])
 

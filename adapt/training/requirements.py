@@ -28,7 +28,7 @@ def check_section(section: TrainingSection) -> None:
     Raises:
         DependencyError: One is missing.
         RecipeError: `training.deepspeed` names no configuration.
-        TrainingError: The engine does not go with the launcher, the method or an option.
+        TrainingError: The engine does not go with the method or an option.
     """
     for name in section.report_to:
         if not any(find_spec(package) for package in TRACKERS[name]):

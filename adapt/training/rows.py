@@ -119,6 +119,13 @@ TABLE: tuple[_Rule, ...] = (
         "ZeRO-3 cuts the matrix that new rows go into",
     ),
     _Rule(
+        # accelerate 1.15 no longer sees that the two are one, and cuts the matrix twice
+        lambda s: s.fsdp and s.tied,
+        None,
+        "FSDP would cut the matrix that new rows go into twice, for the output layer is tied to it",
+        "take ZeRO stage 2 or less, method full, or embeddings.untie=true",
+    ),
+    _Rule(
         lambda s: s.share == 1.0 and s.method in ("lora", "qlora"),
         "modules_to_save",
         "every row is new",

@@ -5,6 +5,8 @@ from adapt.evaluation.bootstrap import (
     Interval,
     mean_interval,
     paired_ratio_difference,
+    paired_statistic_test,
+    paired_test,
     ratio_interval,
 )
 
@@ -85,6 +87,72 @@ def test_covers_a_known_truth_about_95_times_in_100():
         interval = ratio_interval(bits, bytes_, seed=sample, resamples=400)
         hits += interval.low <= truth <= interval.high
     assert 0.91 <= hits / samples <= 0.98
+
+
+def test_a_paired_interval_covers_a_known_difference_about_95_times_in_100():
+    # The models share what makes a document hard; the true difference is 0.05 bits per byte.
+    generator = np.random.default_rng(23)
+    truth, hits, samples = 0.05, 0, 400
+    for sample in range(samples):
+        bytes_ = generator.integers(100, 1000, size=60)
+        hard = generator.gamma(shape=4.0, scale=0.25, size=60)
+        a = bytes_ * (hard + truth + generator.normal(0, 0.05, size=60))
+        b = bytes_ * (hard + generator.normal(0, 0.05, size=60))
+        found = paired_ratio_difference(a, b, bytes_, seed=sample, resamples=400)
+        hits += found.low <= truth <= found.high
+    assert 0.91 <= hits / samples <= 0.98
+
+
+def test_p_values_are_about_uniform_where_there_is_no_difference():
+    generator = np.random.default_rng(29)
+    found = []
+    for sample in range(400):
+        bytes_ = generator.integers(100, 1000, size=60)
+        a, b = (bytes_ * generator.gamma(shape=4.0, scale=0.25, size=60) for _ in range(2))
+        found.append(paired_test(a, b, bytes_, seed=sample, resamples=400).p_value)
+    for level, tolerance in ((0.05, 0.035), (0.25, 0.06), (0.5, 0.07), (0.75, 0.06)):
+        assert np.mean(np.array(found) <= level) == pytest.approx(level, abs=tolerance)
+
+
+def test_a_real_difference_has_a_small_p_value_and_none_has_one():
+    assert paired_test(BITS_A, BITS_B, BYTES, seed=0).p_value == pytest.approx(2 / 10_001)
+    assert paired_test(BITS_A, BITS_A, BYTES, seed=0).p_value == 1
+
+
+def test_p_value_and_interval_do_not_contradict_each_other():
+    generator = np.random.default_rng(31)
+    clear = 0
+    for sample in range(200):
+        a, b = BYTES * generator.normal((1.0, 1.04), 0.15, size=(80, 2)).T
+        found = paired_test(a, b, BYTES, seed=sample, resamples=1000)
+        outside = found.interval.low > 0 or found.interval.high < 0
+        if abs(found.p_value - 0.05) > 0.005:  # up to the draws about the percentile
+            assert outside == (found.p_value < 0.05)
+            clear += 1
+    assert clear > 150
+
+
+def test_a_statistic_that_is_a_mean_gives_what_the_means_give():
+    a, b = BITS_A / BYTES, BITS_B / BYTES
+    means = (lambda rows: a[rows].mean(), lambda rows: b[rows].mean())
+    found = paired_statistic_test(*means, 80, seed=4, resamples=300)
+    expected = paired_test(a, b, np.ones(80), seed=4, resamples=300)
+    assert found.p_value == expected.p_value
+    assert found.interval.value == pytest.approx(expected.interval.value)
+    assert found.interval.low == pytest.approx(expected.interval.low)
+
+
+def test_p_value_matches_its_definition():
+    generator = np.random.default_rng(5)
+    a, b = BYTES * generator.normal((1.0, 1.02), 0.15, size=(80, 2)).T
+    draws = np.random.default_rng(9)
+    below = above = 0
+    for _ in range(300):
+        rows = draws.integers(80, size=80)
+        change = a[rows].sum() - b[rows].sum()
+        below, above = below + (change <= 0), above + (change >= 0)
+    expected = min(1, 2 * (min(below, above) + 1) / 301)
+    assert paired_test(a, b, BYTES, seed=9, resamples=300).p_value == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """The verdict's rule, on constructed outcomes."""
 
+from dataclasses import replace
+
 import pytest
 
-from adapt.evaluation.bootstrap import ratio_interval
-from adapt.evaluation.compare import compare, verdict
-from adapt.evaluation.result import Likelihood, ModelScores
+from adapt.evaluation.bootstrap import Interval, mean_interval, ratio_interval
+from adapt.evaluation.compare import compare, decide, same_documents, verdict
+from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
 from adapt.evaluation.scores import sample
+from adapt.evaluation.significance import mcnemar
 
 BYTES = tuple(100 + 7 * i for i in range(60))
 
@@ -59,3 +62,117 @@ def test_a_sample_keeps_to_its_limits_and_is_the_same_for_every_model():
     assert 0 < sum(map(len, taken)) <= 500
     assert sample(texts, 20, 1, 0)  # never none
     assert len(sample(texts, 20, 10**9, 0)) == 20
+
+
+# -- the rule ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "saved", "loses", "choice"),
+    [
+        (-0.10, -0.05, -0.01, 0.0, False, "adopt"),
+        (-0.10, -0.05, -0.01, 0.3, True, "do not extend"),
+        (-0.01, 0.009, 0.03, 0.03, False, "adopt for speed"),
+        (0.005, 0.009, 0.012, 0.3, False, "adopt for speed"),
+        (-0.01, 0.009, 0.03, 0.029, False, "no difference"),
+        (0.005, 0.009, 0.012, 0.029, False, "do not extend"),
+        (0.01, 0.02, 0.03, 0.3, False, "do not extend"),
+        (-0.05, 0.02, 0.09, 0.3, False, "no difference"),
+        (-0.05, -0.01, 0.0, -0.2, False, "no difference"),
+    ],
+)
+def test_the_rule(low, value, high, saved, loses, choice):
+    assert decide(Interval(value, low, high), 1.0, saved, loses_to_base=loses) == choice
+
+
+# -- figures -----------------------------------------------------------------------------------
+
+
+def labelled(each, kind="classification", data="d", metric="accuracy"):
+    main = mean_interval(each, 0)
+    return TaskScores(kind, len(each), {metric: main.value}, main, (), each=tuple(each), data=data)
+
+
+def with_tasks(bits_per_byte, speed=None, **tasks):
+    one = scores(bits_per_byte)
+    return ModelScores(replace(one.domain, data="d"), one.domain, tasks, speed)
+
+
+def test_every_shared_figure_is_compared_with_its_own_test():
+    right, wrong = [1.0] * 12 + [0.0] * 4, [1.0] * 4 + [0.0] * 12
+    text = [0.2, 0.5, 0.9, 0.4]
+    ours = with_tasks(
+        0.9, 200.0, organ=labelled(right), say=labelled(text, "generation", metric="rouge_l")
+    )
+    theirs = with_tasks(
+        1.0, 100.0, organ=labelled(wrong), say=labelled(text, "generation", metric="rouge_l")
+    )
+    found = compare(ours, theirs, "control", 0)
+    figures = {figure.name: figure for figure in found.figures}
+    domain, general, organ, say, speed = found.figures
+    assert (domain.name, domain.data, domain.rows) == ("bits per byte, domain text", "d", 60)
+    assert domain.difference == found.domain
+    assert domain.p_value < 0.001
+    assert general.difference == found.general
+    assert organ.p_value == mcnemar(right, wrong).p_value
+    assert organ.test == "McNemar, exact"
+    assert organ.difference.value == pytest.approx(0.5)
+    assert organ.difference.low > 0
+    assert (say.difference.value, say.p_value, say.better) == (0, 1, "higher")
+    assert "ROUGE-L" in say.name
+    assert (speed.value, speed.other, speed.difference, speed.p_value) == (200, 100, None, None)
+    assert len(figures) == 5
+    assert found.notes == ()
+
+
+def test_macro_f1_is_compared_where_labels_are_known():
+    references = ("a", "b") * 20
+    answers = references, ("a",) * 40
+    tasks = []
+    for said, macro_f1 in zip(answers, (1.0, 1 / 3), strict=True):
+        one = labelled([float(x == y) for x, y in zip(said, references, strict=True)])
+        metrics = {**one.metrics, "macro_f1": macro_f1}
+        tasks.append(replace(one, answers=said, references=references, metrics=metrics))
+    found = compare(with_tasks(1.0, organ=tasks[0]), with_tasks(1.0, organ=tasks[1]), "control", 0)
+    (figure,) = [one for one in found.figures if one.name == "organ: macro-F1"]
+    assert figure.difference.value == pytest.approx(2 / 3)
+    assert figure.difference.low > 0.5
+    assert figure.p_value < 0.01
+
+
+def test_the_slice_is_the_bases_and_read_off_the_same_bits():
+    bits = [n * (2.0 if i < 10 else 1.0) for i, n in enumerate(BYTES)]
+    base = Likelihood(tuple(bits), BYTES, ratio_interval(bits, BYTES, 0), "d", tuple(range(10)))
+    ours = Likelihood(tuple(b / 2 for b in bits), BYTES, ratio_interval(bits, BYTES, 0), "d")
+    found = compare(ModelScores(ours, None, {}, None), ModelScores(base, None, {}, None), "base", 0)
+    cut = found.figures[1]
+    assert cut.name == "bits per byte, fragmented text"
+    assert (cut.rows, cut.value, cut.other) == (10, pytest.approx(1.0), pytest.approx(2.0))
+    assert cut.difference.value == pytest.approx(-1.0)
+    assert cut.p_value < 0.001
+
+
+def test_what_is_of_other_data_is_not_compared_and_says_so():
+    ours = with_tasks(0.9, a=labelled([1.0, 0.0]), b=labelled([1.0, 0.0]), c=labelled([1.0]))
+    theirs = with_tasks(0.9, a=labelled([1.0, 0.0], data="other"), c=labelled([1.0, 0.0]))
+    found = compare(ours, replace(theirs, general=scores(1.0).domain), "control", 0)
+    assert [figure.name for figure in found.figures] == [
+        "bits per byte, domain text",
+        "bits per byte, general text",
+    ]
+    assert found.notes == (
+        "task a: other rows, not compared",
+        "task b: the other has no such task, not compared",
+        "task c: other rows, not compared",
+    )
+
+
+def test_documents_are_the_same_by_hash_or_else_by_every_length():
+    one = scores(1.0).domain
+    assert same_documents(one, one)
+    assert not same_documents(replace(one, data="a"), replace(one, data="b"))
+    assert same_documents(one, replace(one, data="b"))
+    assert not same_documents(one, replace(one, bytes_=BYTES[::-1]))
+    a, b = (ModelScores(replace(one, data=data), None, {}, None) for data in "ab")
+    with pytest.raises(ValueError, match="same documents"):
+        compare(a, b, "base", 0)

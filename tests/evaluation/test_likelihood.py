@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from adapt.evaluation.likelihood import _windows, document_bits, halves
+from adapt.evaluation.likelihood import _windows, document_bits, halves, read_documents
 from adapt.recipe.vocabulary import TokenizerSection
 from adapt.training.batches import encode_documents
 from adapt.vocab import OUTPUT, Material, adapt_vocabulary, load_tokenizer
@@ -86,3 +86,22 @@ def test_the_second_half_is_scored_after_the_first_in_another_tokenizer(pair, tm
             log = torch.log_softmax(model(ids).logits[0].double(), -1)
         nats = -sum(float(log[i - 1, ids[0, i]]) for i in range(len(before), ids.shape[1]))
         assert found == pytest.approx(nats / math.log(2), rel=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_probability_on_new_tokens_is_summed_over_positions(pair, batch_size):
+    model, tokenizer = pair
+    new = [5, 300, 399]
+    found = read_documents(
+        *pair, TEXTS, max_length=512, batch_size=batch_size, label="", new_ids=new
+    )
+    for i, text in enumerate(TEXTS):
+        ids = torch.tensor([next(encode_documents(tokenizer, [text]))])
+        with torch.inference_mode():
+            shares = torch.softmax(model(ids).logits[0].double(), -1)[:-1, new].sum()
+        assert found.positions[i] == ids.shape[1] - 1
+        assert found.new[i] == pytest.approx(float(shares), rel=1e-4, abs=1e-9)
+    np.testing.assert_allclose(
+        found.bits, document_bits(*pair, TEXTS, max_length=512, batch_size=2, label=""), rtol=1e-5
+    )
+    assert not read_documents(*pair, TEXTS, max_length=9, batch_size=2, label="").new.any()

@@ -97,7 +97,7 @@ def test_unknown_key_names_line_path_and_nearest_key(problems):
     [
         ((), "tokeniser", "tokeniser: unknown key; did you mean tokenizer?"),
         ((), "generation", "generation: unknown key; "),
-        (("model",), "classification", "model.classification: unknown key; known: attn_implementation, base, "),
+        (("model",), "zzz", "model.zzz: unknown key; known: attn_implementation, base, "),
         (("corpus", "sources", 0), "txt", "corpus.sources.0.txt: unknown key; did you mean text?"),
         (("training", "phases", 0), "lr", "training.phases.0.lr: unknown key; "),
         (("evaluation", "tasks", 0), "lable", "evaluation.tasks.0.lable: unknown key; did you me"),

@@ -19,7 +19,7 @@ LINES = [
     (("lora", True, False, 0, False, 0.1), "token_indices"),
     (("lora", False, False, 0, False, 0.1), "token_indices"),
     (("lora", True, False, 2, False, 0.1), "token_indices"),
-    (("lora", True, False, 0, True, 0.1), "token_indices"),
+    (("lora", True, False, 0, True, 0.1), None),  # tried: accelerate cuts the matrix twice
     (("lora", False, False, 0, True, 0.1), "token_indices"),
     (("lora", True, False, 3, False, 0.1), None),
     (("lora", False, False, 3, False, 0.1), "modules_to_save"),
@@ -34,7 +34,7 @@ LINES = [
     (("rows", True, False, 0, False, 0.1), "token_indices"),
     (("rows", True, False, 0, False, 1.0), "token_indices"),
     (("rows", False, False, 3, False, 0.1), None),
-    (("ia3", True, False, 0, True, 0.1), "token_indices"),
+    (("ia3", True, False, 0, True, 0.1), None),
     (("ia3", False, False, 3, False, 0.1), None),
     (("prefix", True, False, 2, False, 0.1), "token_indices"),
     (("p_tuning", True, False, 0, False, 1.0), "token_indices"),
@@ -87,7 +87,8 @@ def test_whole_matrices_only_where_the_method_keeps_them(setting):
     try:
         how = decide(setting).how
     except TrainingError:
-        assert setting.zero_stage == 3 or setting.quantised
+        tied_shards = setting.fsdp and setting.tied
+        assert setting.zero_stage == 3 or setting.quantised or tied_shards
         return
     assert (how == "all") == (setting.method in WHOLE)
     if how == "none":

@@ -1,0 +1,196 @@
+"""The work behind `adapt evaluate`: the evaluation stage alone, on any model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapt import bases, fertility
+from adapt.errors import AdaptError, ModelError, WorkspaceError
+from adapt.evaluation.measured import SCORES
+from adapt.evaluation.result import ModelScores
+from adapt.workspace import Workspace, digest, fingerprint, versions, write_json
+
+if TYPE_CHECKING:
+    from adapt.corpus import Corpus
+    from adapt.publish.load import Source
+    from adapt.recipe import Recipe
+
+logger = logging.getLogger("adapt")
+
+_STAGE = "evaluation"
+_NAME = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What `adapt evaluate` found.
+
+    Attributes:
+        name: The model's, in files and tables.
+        folder: Holds scores.json, predictions/ and the corpus.
+        scores: All scores.
+        tokens: The model's tokenizer on held-out domain text.
+    """
+
+    name: str
+    folder: Path
+    scores: ModelScores
+    tokens: fertility.Fertility
+
+
+def default_name(reference: str) -> str:
+    """A name for a model: the end of its folder or id."""
+    last = Path(reference.removeprefix("package:")).name or "model"
+    return re.sub(r"[^\w.-]+", "-", last)
+
+
+def evaluate_model(
+    recipe: Recipe,
+    reference: str,
+    *,
+    name: str,
+    folder: Path,
+    base: str | None = None,
+    trust_remote_code: bool = False,
+) -> Evaluated:
+    """Scores one model by a recipe's evaluation section; done before, it is only read.
+
+    Args:
+        recipe: Whose corpus is split, and whose evaluation section says what is measured.
+        reference: A run, an adapter, a checkpoint, `package:<name>` or a Hub id.
+        name: Of the model, in files and tables.
+        folder: Gets the corpus, unless the run's can be used, the predictions and the scores.
+        base: The original base, where an adapter cannot say it.
+        trust_remote_code: As in `transformers`.
+
+    Raises:
+        AdaptError: The name cannot be one of a file, the folder holds something else, or nothing
+            there can be loaded.
+    """
+    from adapt.publish.load import locate
+
+    if not _NAME.fullmatch(name) or not name.strip("."):
+        raise AdaptError("letters, digits, _, - and . only", where="--name", got=name)
+    place = Workspace(folder)
+    _refuse_others(place, name)
+    trust = trust_remote_code or recipe.model.trust_remote_code
+    if reference.startswith("package:"):
+        reference = str(bases.resolve(reference).folder)
+    source = locate(reference, base=base, trust_remote_code=trust)
+    if not bases.writes_text(source.checkpoint):
+        raise ModelError(
+            "writes no text, and evaluate scores models that do",
+            where=reference,
+            fix="an encoder is scored by adapt run, with the head that it trains",
+        )
+    corpus = _corpus(recipe, place)
+    inputs = {
+        "section": recipe.evaluation.model_dump(exclude={"control"}),
+        "corpus": digest(corpus.folder),
+        "name": name,
+        "model": _identity(source),
+        "base": recipe.model.base,
+        "units": recipe.embeddings.units,
+        "dtype": recipe.model.dtype,
+        "seed": recipe.seed,
+    }
+    mark = fingerprint(inputs, versions())
+    record = place.finished(_STAGE, mark)
+    if record is not None and (folder / SCORES).is_file():
+        logger.info("%s: done already", name)
+        result = record["result"]
+    else:
+        place.start(_STAGE)
+        started = time.perf_counter()
+        result = _scored(recipe, source, corpus, name, folder, trust)
+        write_json(folder / SCORES, {"name": name, "recipe": recipe.name, **result})
+        place.finish(_STAGE, mark, inputs, result, time.perf_counter() - started)
+    tokens = fertility.FertilityReport.from_json(result["fertility"]).domain[0]
+    return Evaluated(name, folder, ModelScores.from_json(result["scores"]), tokens)
+
+
+def _refuse_others(place: Workspace, name: str) -> None:
+    """Refuses a run's own folder, and one with the scores of a model of another name."""
+    fix = "choose another --output"
+    if place.recipe.exists():
+        raise WorkspaceError("is a run", where="--output", got=str(place.root), fix=fix)
+    scores = place.root / SCORES
+    if scores.is_file():
+        owner = json.loads(scores.read_text(encoding="utf-8")).get("name")
+        if owner != name:
+            raise WorkspaceError(f"holds the scores of {owner}", where=str(place.root), fix=fix)
+    elif place.root.exists() and not place.manifest("corpus").parent.is_dir():
+        if not place.root.is_dir() or any(place.root.iterdir()):
+            raise WorkspaceError("holds other files", where=str(place.root), fix=fix)
+
+
+def _corpus(recipe: Recipe, place: Workspace) -> Corpus:
+    """The recipe's split: the run's own where that is of the same recipe and files, else built.
+
+    The run's is linked file by file; the corpus stage then looks at its fingerprint, and builds
+    another here where it is not the one that the recipe asks for.
+    """
+    from adapt.pipeline import Pipeline
+
+    run = Workspace(Path(recipe.output_dir))
+    if not place.manifest("corpus").is_file() and run.manifest("corpus").is_file():
+        shutil.rmtree(place.corpus, ignore_errors=True)
+        shutil.copytree(run.corpus, place.corpus, copy_function=_link)
+        place.manifest("corpus").parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run.manifest("corpus"), place.manifest("corpus"))
+    return Pipeline(recipe.model_copy(update={"output_dir": str(place.root)})).corpus()
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk
+        shutil.copyfile(source, target)
+
+
+def _identity(source: Source) -> list[object]:
+    """What tells one model from another: an adapter's bytes, a checkpoint's sizes and times."""
+    files = sorted(p for p in source.checkpoint.iterdir() if p.is_file())
+    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return [stats, digest(source.adapter) if source.adapter else None, source.rows]
+
+
+def _scored(
+    recipe: Recipe, source: Source, corpus: Corpus, name: str, folder: Path, trust: bool
+) -> dict[str, Any]:
+    from adapt.evaluation.scores import score_model
+    from adapt.publish.load import load_weights
+    from adapt.vocab import VocabDelta, load_tokenizer
+    from adapt.vocab.delta import FILE_NAME
+
+    tokenizer = load_tokenizer(source.tokenizer, trust_remote_code=trust)
+    base = bases.resolve(recipe.model.base, recipe.model.revision).folder
+    base_tokenizer = load_tokenizer(base, trust_remote_code=trust)
+    held_out = list(corpus.documents("test"))
+    cut = fertility.measure(tokenizer.backend_tokenizer, held_out, name=name, progress=True)
+    has_delta = (source.tokenizer / FILE_NAME).is_file()
+    delta = VocabDelta.load(source.tokenizer) if has_delta else None
+    # A recipe of read-only units measures every model so, that all are of the same text.
+    read_only = recipe.embeddings.units == "input" or (delta is not None and delta.read_only)
+    scores = score_model(
+        recipe.evaluation,
+        corpus,
+        load_weights(source, recipe.model.dtype, merged=True, trust_remote_code=trust),
+        tokenizer,
+        name=name,
+        seed=recipe.seed,
+        predictions=folder / "predictions",
+        new_ids=delta.added_ids if delta else (),
+        writer=base_tokenizer if read_only else None,
+        base_tokenizer=base_tokenizer,
+    )
+    report = fertility.FertilityReport((cut,), ())
+    return {"scores": scores.to_json(), "fertility": report.to_json()}

@@ -1,0 +1,132 @@
+"""Figures of finished runs and of `adapt evaluate`, read from their folders for `adapt compare`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapt.errors import DataError, WorkspaceError, nearest
+from adapt.evaluation.compare import Comparison, Verdict, compare, judge, same_documents
+from adapt.evaluation.result import ModelScores
+from adapt.fertility import Fertility, FertilityReport, saved
+from adapt.workspace import Workspace
+
+SCORES = "scores.json"  # what `adapt evaluate` leaves behind
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model with its figures.
+
+    Attributes:
+        name: As it was asked for.
+        scores: Its scores.
+        fertility: Its tokenizer on held-out domain text; None where that was not measured.
+        base: Scores of its own base on the same documents; None where there are none.
+    """
+
+    name: str
+    scores: ModelScores
+    fertility: Fertility | None
+    base: ModelScores | None
+
+
+def open_measured(reference: str) -> Measured:
+    """Reads a run folder, or the output folder of `adapt evaluate`.
+
+    Args:
+        reference: A folder; of a run its adapted model, or another one as in `runs/a@control`.
+
+    Raises:
+        WorkspaceError: It holds no finished figures.
+        DataError: The run has no such model.
+    """
+    path, model = Path(reference), "adapted"
+    if not path.is_dir() and "@" in reference:
+        folder, _, model = reference.rpartition("@")
+        path = Path(folder)
+    evaluation = Workspace(path).reports / "evaluation.json"
+    alone = (path / SCORES).is_file()
+    if not alone and not evaluation.is_file():
+        raise WorkspaceError(
+            "holds no finished evaluation",
+            where=reference,
+            fix="give a run that adapt run has finished, or a folder that adapt evaluate wrote",
+        )
+    try:
+        return _alone(reference, path) if alone else _of_run(reference, Workspace(path), model)
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise WorkspaceError(
+            f"figures cannot be read ({type(error).__name__}), another version may have written "
+            "them",
+            where=reference,
+            fix="run the same command that made them again",
+        ) from None
+
+
+def _alone(name: str, folder: Path) -> Measured:
+    record = _read(folder / SCORES)
+    domain = FertilityReport.from_json(record["fertility"]).domain
+    return Measured(name, ModelScores.from_json(record["scores"]), domain[0], None)
+
+
+def _of_run(name: str, run: Workspace, model: str) -> Measured:
+    by_name = _read(run.reports / "evaluation.json")["scores"]
+    if model not in by_name:
+        raise DataError(
+            "the run scored no such model", where=name, got=model, fix=nearest(model, by_name)
+        )
+    domain = FertilityReport.from_json(_read(run.reports / "fertility.json")).domain
+    adapted = model == "adapted"
+    base = ModelScores.from_json(by_name["base"]) if adapted else None
+    scores = ModelScores.from_json(by_name[model])
+    return Measured(name, scores, domain[-1 if adapted else 0], base)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def against(measured: Measured, reference: Measured, seed: int = 0) -> tuple[Comparison, Verdict]:
+    """One model against another, with the verdict of the same rule as a run's own.
+
+    Args:
+        measured: The model to judge.
+        reference: What it is judged against.
+        seed: Of the bootstrap.
+
+    Raises:
+        DataError: They were not scored on the same held-out domain documents.
+    """
+    ours, theirs = measured.scores, reference.scores
+    if not same_documents(ours.domain, theirs.domain):
+        hashes = [one.domain.data[:12] or "unknown" for one in (ours, theirs)]
+        raise DataError(
+            f"was scored on other held-out documents than {reference.name}",
+            where=measured.name,
+            got=f"SHA-256 {hashes[0]} and {hashes[1]}",
+            fix="score both on one recipe's corpus: adapt evaluate MODEL --recipe R",
+        )
+    comparison = compare(ours, theirs, reference.name, seed)
+    values = ours.domain.interval.value, theirs.domain.interval.value
+    better_base = None
+    if measured.base and same_documents(ours.domain, measured.base.domain):
+        base = compare(ours, measured.base, "base", seed)
+        if base.domain.low > 0:
+            better_base = measured.base.domain.interval.value
+    return comparison, judge(
+        comparison, measured.name, values, _saved(measured, reference), better_base
+    )
+
+
+def _saved(measured: Measured, reference: Measured) -> float | None:
+    before, after = reference.fertility, measured.fertility
+    if before is None or after is None:
+        return None
+    same = (before.bytes_, before.words, before.documents)
+    if same != (after.bytes_, after.words, after.documents):
+        return None
+    return saved(before, after)

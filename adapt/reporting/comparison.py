@@ -1,0 +1,122 @@
+"""Two models side by side: a table for the terminal, rows for CSV, a record for JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from adapt.evaluation.bootstrap import Interval
+from adapt.evaluation.compare import SPEED, Comparison, Figure, Verdict
+from adapt.evaluation.result import ModelScores
+from adapt.evaluation.slices import on_slice
+from adapt.fertility import Fertility
+from adapt.reporting.tasks import METRICS
+
+Judged = tuple[str, Comparison, Verdict]  # name of the model, what it gained, and the sentence
+
+_INTERVALS = ("interval", "other_interval", "difference")
+
+
+def comparison_table(comparison: Comparison, name: str, title: str) -> Table:
+    """Every shared figure of a model and the one it is compared with."""
+    drawn = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
+    drawn.add_column("same held-out text and rows", overflow="fold")
+    for column in (comparison.against, name, "difference", "p"):
+        drawn.add_column(escape(column), justify="right", overflow="fold")
+    for figure in comparison.figures:
+        arrow = "↑" if figure.better == "higher" else "↓"
+        drawn.add_row(
+            escape(f"{figure.name} {arrow}"),
+            _cell(figure.other, figure.other_interval),
+            _cell(figure.value, figure.interval),
+            _cell(figure.difference.value, figure.difference, "+.3f") if figure.difference else "–",
+            "–" if figure.p_value is None else probability(figure.p_value),
+        )
+    return drawn
+
+
+def _cell(value: float, interval: Interval | None, form: str = ".3f") -> str:
+    if interval is None:
+        return format(value, form)
+    return f"{value:{form}} ({interval.low:{form}} to {interval.high:{form}})"
+
+
+def probability(p_value: float) -> str:
+    """A p-value as it is printed; the bootstrap's own limit is far below 0.001."""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def explained(figures: Sequence[Figure]) -> str:
+    """What stands in the columns, in a line."""
+    tests = sorted({figure.test for figure in figures if figure.test})
+    return (
+        "in brackets 95 % bootstrap intervals, of differences paired by document; p: two-sided, "
+        + " or ".join(tests)
+    )
+
+
+def to_json(reference: str, judged: Sequence[Judged]) -> dict[str, Any]:
+    """All figures, notes and verdicts, for a file."""
+    return {
+        "reference": reference,
+        "comparisons": [
+            {"model": name, **asdict(comparison), "verdict": asdict(verdict)}
+            for name, comparison, verdict in judged
+        ],
+    }
+
+
+def to_csv(reference: str, judged: Sequence[Judged]) -> str:
+    """A row a model and figure; intervals take two columns each, and what is not there is empty."""
+    plain = [f.name for f in fields(Figure) if f.name not in _INTERVALS]
+    ends = [f"{name}_{end}" for name in _INTERVALS for end in ("low", "high")]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("model", "reference", "verdict", *plain, "difference", *ends))
+    for name, comparison, verdict in judged:
+        for figure in comparison.figures:
+            intervals = [getattr(figure, one) for one in _INTERVALS]
+            limits = [x for i in intervals for x in ((i.low, i.high) if i else (None, None))]
+            change = figure.difference.value if figure.difference else None
+            values = [getattr(figure, one) for one in plain]
+            writer.writerow((name, reference, verdict.choice, *values, change, *limits))
+    return out.getvalue()
+
+
+def scores_table(scores: ModelScores, tokens: Fertility, title: str) -> Table:
+    """One model by itself: every figure with its 95 % interval."""
+    drawn = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
+    for column in ("held-out text and rows", "value", "95 % interval", "of"):
+        drawn.add_column(column, justify="left" if column == "held-out text and rows" else "right")
+
+    def add(name: str, found: Interval, of: str) -> None:
+        cells = (f"{found.value:.3f}", f"{found.low:.3f} to {found.high:.3f}", of)
+        drawn.add_row(escape(name), *cells)
+
+    drawn.add_row(
+        "tokens per word ↓", f"{tokens.tokens_per_word:.3f}", "", f"{tokens.words:,} words"
+    )
+    for kind, one in (("domain", scores.domain), ("general", scores.general)):
+        if one is None:
+            continue
+        documents = f"{len(one.bits):,} documents"
+        add(f"bits per byte, {kind} text ↓", one.interval, documents)
+        if (cut := on_slice(one, one.fragmented)) is not None:
+            add("bits per byte, fragmented text ↓", cut, f"{len(one.fragmented):,} documents")
+        if one.new_token_share:
+            add(f"probability on new tokens, {kind} text", one.new_token_share, documents)
+    for task, scored in scores.tasks.items():
+        for metric, found in {next(iter(scored.metrics)): scored.main, **scored.intervals}.items():
+            label, _, better, _ = METRICS.get(metric, (metric, 3, "", False))
+            arrow = {"higher": " ↑", "lower": " ↓"}.get(better, "")
+            add(f"{task}: {label}{arrow}", found, f"{scored.rows:,} rows")
+    if scores.characters_per_second is not None:
+        drawn.add_row(f"{SPEED} ↑", f"{scores.characters_per_second:,.0f}", "", "")
+    return drawn

@@ -1,0 +1,181 @@
+"""One phase through HF `Trainer`: its settings, its optimizer, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+
+from adapt.recipe.training import Phase, TrainingSection
+from adapt.training.callbacks import Bar, Checkpoints, LogLine, StopOnNan, last_checkpoint
+from adapt.training.engines import Engine, gathered, let_go, set_up
+from adapt.training.failures import Stopped, explained, stop_on_sigterm
+from adapt.training.heads import loss_function
+from adapt.training.model import best_dtype, new_row_parameters
+from adapt.training.phases import PhaseData, sequences_a_step, shared_out
+from adapt.training.result import PhaseResult
+from adapt.training.saving import StateInCheckpoints, load_state, write_state
+from adapt.training.stopping import evaluation_arguments, stopping_callbacks
+from adapt.workspace import new_folder, write_json
+
+
+def record_of(done: Path) -> PhaseResult | None:
+    """What a finished phase did."""
+    if not (done / "phase.json").is_file():
+        return None
+    return PhaseResult.from_json(json.loads((done / "phase.json").read_text(encoding="utf-8")))
+
+
+def run_phase(
+    phase: Phase,
+    model: Any,  # noqa: ANN401
+    data: PhaseData,
+    validation: PhaseData | None,
+    arguments: TrainingArguments,
+    done: Path,
+    watching: Callable[..., LogLine],
+    engine: Engine,
+) -> PhaseResult:
+    """Trains one phase, or takes up its weights where it is done already."""
+    if record := record_of(done):
+        if not engine.afresh:  # else the phase after it takes them up
+            load_state(model, done)
+        return record
+    where = f"training.phases: {phase.name}"
+    with explained(where), stop_on_sigterm() as stop:
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=data.examples,
+            eval_dataset=validation.examples if validation else None,
+            data_collator=data.collate,
+            compute_loss_func=loss_function(data.classes),
+            callbacks=[
+                StopOnNan(phase.name),
+                StateInCheckpoints(),
+                *stopping_callbacks(phase),
+                Checkpoints(stop),
+            ],
+            optimizer_cls_and_kwargs=_optimizer(model, phase, arguments),
+        )
+        trainer.remove_callback(PrinterCallback if arguments.disable_tqdm else ProgressCallback)
+        if not arguments.disable_tqdm:
+            trainer.add_callback(Bar())
+        # First of all, so that trackers show what it adds.
+        trainer.callback_handler.callbacks.insert(0, watching(model=model))
+        output = trainer.train(
+            resume_from_checkpoint=last_checkpoint(Path(str(arguments.output_dir)))
+        )
+        reached = trainer.state.global_step
+        if stop.asked and reached < arguments.max_steps:
+            raise Stopped(
+                f"stopped by SIGTERM at step {reached} of {arguments.max_steps}, which is saved",
+                where=where,
+                fix="run the same command again to go on",
+            )
+        result = _result(phase, data, trainer, output.metrics["train_runtime"])
+        trained = gathered(trainer.accelerator.unwrap_model(trainer.model))
+        if engine.afresh:
+            let_go(trainer, engine)
+        if PartialState().is_main_process:
+            with new_folder(done) as unfinished:
+                write_state(trained, unfinished)
+                write_json(unfinished / "phase.json", asdict(result))
+        PartialState().wait_for_everyone()
+    if stop.asked:
+        raise Stopped(
+            "stopped by SIGTERM when the phase was done and saved",
+            where=where,
+            fix="run the same command again to go on",
+        )
+    return result
+
+
+def _result(phase: Phase, data: PhaseData, trainer: Trainer, seconds: float) -> PhaseResult:
+    """What the phase did."""
+    history, reached = trainer.state.log_history, trainer.state.global_step
+    seen = data.documents, data.bytes_, data.tokens
+    if reached < trainer.args.max_steps:  # ended early
+        seen = data.examples.seen(reached * sequences_a_step(phase))
+    return PhaseResult(
+        phase.name,
+        reached,
+        *seen,
+        round(seconds, 3),
+        tuple((int(h["step"]), h["loss"]) for h in history if "loss" in h),
+        data.truncated_documents,
+        data.truncated_bytes,
+        tuple((int(h["step"]), h["eval_loss"]) for h in history if "eval_loss" in h),
+    )
+
+
+def arguments_of(
+    section: TrainingSection,
+    phase: Phase,
+    data: PhaseData,
+    seed: int,
+    folder: Path,
+    engine: Engine,
+) -> TrainingArguments:
+    """Trainer's settings; no device is named, and the weights' own type is the one computed in.
+
+    Autocast (`bf16=True`) would cost more than half of a CPU's speed: the frozen weights are in
+    bfloat16 already, and the adapters stay in float32 either way. Only where all weights are
+    float32 and a GPU computes faster in bfloat16 is it worth it. DeepSpeed takes the same word for
+    the one type that its weights have.
+    """
+    faster = torch.cuda.is_available() and best_dtype("auto") == torch.bfloat16
+    per_device, accumulation = shared_out(phase, PartialState().num_processes)
+    steps = -(-len(data.examples) // sequences_a_step(phase))
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        learning_rate=phase.learning_rate,
+        lr_scheduler_type=phase.lr_scheduler_type,
+        warmup_steps=round(phase.warmup_ratio * steps),
+        weight_decay=phase.weight_decay,
+        max_grad_norm=phase.max_grad_norm,
+        per_device_train_batch_size=per_device,
+        gradient_accumulation_steps=accumulation,
+        train_sampling_strategy="sequential",  # phase_data has shuffled, alike for a control
+        save_strategy="steps",
+        save_steps=phase.save_steps,
+        logging_steps=phase.logging_steps,
+        logging_nan_inf_filter=False,  # else StopOnNan never sees one
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.accelerator.is_available(),
+        optim=section.optim,
+        bf16=(section.method == "full" or bool(engine.zero_stage)) and faster,
+        gradient_checkpointing=section.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        neftune_noise_alpha=section.neftune_noise_alpha,
+        torch_compile=section.torch_compile,
+        report_to=list(section.report_to),
+        seed=seed,
+        ddp_find_unused_parameters=False,
+        **evaluation_arguments(phase),
+        **set_up(engine),
+    )
+
+
+def _optimizer(
+    model: Any,  # noqa: ANN401
+    phase: Phase,
+    arguments: TrainingArguments,
+) -> tuple[Any, dict[str, Any]]:
+    """The recipe's optimizer, with a learning rate of its own for the new token rows."""
+    rows = new_row_parameters(model)
+    held = {id(parameter) for parameter in rows}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
+    groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": phase.weight_decay}]
+    if rows:
+        rate = phase.new_token_learning_rate or phase.learning_rate
+        groups.append({"params": rows, "lr": rate, "weight_decay": 0.0})
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    return kind, {**options, "params": [group for group in groups if group["params"]]}

@@ -1,0 +1,229 @@
+"""The data audit: hand-worked findings, its bounds, and that it never repeats a text."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from adapt.corpus.audit import DataAudit, audit
+from adapt.corpus.findings import leaking
+from adapt.corpus.similarity import shingle_sets
+from adapt.recipe.evaluation import ClassificationTask, GenerationTask
+from adapt.recipe.sources import CorpusSection
+from adapt.recipe.training import Phase
+from adapt.reporting.audit import audit_lines, audit_table
+
+WORDS = (
+    "an abnormality of the renal tubule with progressive loss of function in several patients "
+    "after chronic exposure to solvents and other causes that nobody had looked for before"
+).split()
+
+
+def sentence(number: int) -> str:
+    """Texts that share no three words in a row."""
+    return " ".join(f"{word}{number}" for word in WORDS)
+
+
+def looked(section, tasks=(), phases=(), **options) -> DataAudit:
+    options = {"seed": 0, "count_tokens": lambda texts: [len(t.split()) for t in texts], **options}
+    return audit(CorpusSection.model_validate(section), tasks, phases, **options)
+
+
+def found(result, what):
+    (finding,) = [one for one in result.findings if what in one.what]
+    return finding
+
+
+def shown(result) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(audit_table(result))
+    return console.file.getvalue() + "\n".join(audit_lines(result))
+
+
+@pytest.fixture
+def corpus(write_rows):
+    def corpus(*texts, name="corpus.jsonl"):
+        return {"sources": [{"path": write_rows(name, [{"text": text} for text in texts])}]}
+
+    return corpus
+
+
+def labels(path, **fields):
+    return ClassificationTask(
+        name="organ", kind="classification", path=path, text="text", label="label", **fields
+    )
+
+
+def test_duplicates_and_sizes(corpus):
+    section = corpus(
+        sentence(1),
+        sentence(2),
+        sentence(1).upper(),
+        sentence(2) + " today",
+        "",
+        "  ",
+        "x" * 100_001,
+    )
+    result = looked(section)
+    same = found(result, "exact duplicates")
+    assert (same.count, same.of, same.where) == (1, 7, ("corpus.jsonl:3",))
+    near = found(result, "near duplicates")
+    assert (near.count, near.where) == (1, ("corpus.jsonl:4",))
+    assert found(result, "empty").where == ("corpus.jsonl:5", "corpus.jsonl:6")
+    assert found(result, "longer than").where == ("corpus.jsonl:7",)
+    alike = found(result, "plain shuffle")
+    assert alike.where == ("corpus.jsonl:2", "corpus.jsonl:4")
+    assert not alike.warn
+
+
+def test_the_split_lets_similar_texts_through_only_where_it_was_told_to(corpus):
+    # Pairs that differ in their last words: similarity above 0.8, below 1.
+    texts = [sentence(n) + end for n in range(40) for end in ("", " but not always")]
+    section = corpus(*texts) | {"near_duplicate": None, "test_fraction": 0.4}
+    assert found(looked(section), "held out and yet").count == 0
+    loose = found(looked(section | {"leak_threshold": 1.0}), "held out and yet")
+    assert 5 <= loose.count <= loose.of
+    assert loose.warn
+
+
+def test_leaking_by_hand():
+    texts = [sentence(1), sentence(1) + " again", sentence(2), sentence(3), sentence(3) + " so"]
+    import numpy as np
+
+    held_out = np.array([True, False, True, True, True])
+    assert leaking(shingle_sets(texts), held_out, ~held_out).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_labels(corpus, write_rows):
+    rows = [{"text": sentence(n), "label": "kidney"} for n in range(200)]
+    rows += [{"text": sentence(n), "label": "heart"} for n in range(200, 204)]
+    rows += [{"text": sentence(0), "label": "brain"}, {"text": "z", "label": None}]
+    result = looked(corpus(sentence(900)), [labels(write_rows("rows.jsonl", rows))])
+    counted = found(result, "rows each")
+    assert (counted.count, counted.warn) == (3, True)
+    assert "1 to 200 rows each" in counted.what
+    assert found(result, "fewer than 10").count == 2
+    assert found(result, "without a label").where == ("rows.jsonl:206",)
+    assert found(result, "another label").where == ("rows.jsonl:1", "rows.jsonl:205")
+    assert "kidney" not in shown(result)
+
+
+def test_what_max_length_cuts_off(corpus, write_rows):
+    rows = [{"text": "one two", "label": "a"}, {"text": "one two three four five", "label": "b"}]
+    path = write_rows("rows.jsonl", rows)
+    phases = [
+        Phase(name="d", objective="clm", max_steps=1, max_length=4),
+        Phase(name="t", objective="sft", max_steps=1, max_length=4),
+        Phase(name="h", objective="classification", max_steps=1, max_length=5),
+    ]
+    task = labels(path, prompt="{text}:")
+    generation = GenerationTask(
+        name="g", kind="generation", path=path, prompt="{label} {other}", target="text"
+    )
+    result = looked(corpus("a b c d", "a b c d e"), [task, generation], phases)
+    whole = found(result, "phase d")
+    assert (whole.count, whole.of, whole.where, whole.warn) == (1, 2, ("corpus.jsonl:2",), False)
+    cut = found(result, "phase t")
+    assert (cut.count, cut.of, cut.warn) == (2, 4, True)
+    assert found(result, "phase h").count == 0
+    without = looked(corpus("a b"), [task], phases, count_tokens=None)
+    assert not [one for one in without.findings if one.what.startswith("phase")]
+    assert "max_length" in without.notes[0]
+
+
+def test_half_a_surrogate_pair_is_counted_and_stops_nothing(corpus):
+    from tokenizers import Tokenizer, models
+
+    backend = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
+    phase = Phase(name="d", objective="clm", max_steps=1, max_length=4)
+    result = looked(
+        corpus("a \ud800 a", "a"),
+        phases=[phase],
+        count_tokens=lambda texts: [len(e) for e in backend.encode_batch(texts)],
+    )
+    assert found(result, "surrogate").where == ("corpus.jsonl:1",)
+
+
+def test_scripts(corpus):
+    result = looked(corpus("abc def", "ghi", "日本語の文", "12"))
+    assert result.scripts[0] == ("Latin", pytest.approx(9 / 14))
+    assert found(result, "another script than Latin").where == ("corpus.jsonl:3",)
+
+
+def test_reading_is_bounded_and_says_so(corpus, write_rows):
+    section = corpus(*(sentence(n) for n in range(100)))
+    size = len(sentence(0).encode())
+    result = looked(section, max_bytes=10 * size)
+    (extent,) = result.extents
+    assert not extent.whole
+    assert 10 <= extent.items <= 11
+    assert "the first" in shown(result)
+    assert "all" in shown(looked(section))
+    section["general"] = [{"dataset": "org/name"}]
+    assert looked(section).notes == ("org/name: of the Hub, not audited",)
+
+
+def test_a_broken_row_is_a_place_and_no_text(corpus, tmp_path):
+    section = corpus("fine")
+    with Path("corpus.jsonl").open("a") as file:
+        file.write('{"text": "also fine"}\n{"secret": no json 555-123-4567\n')
+    result = looked(section)
+    assert result.notes == ("corpus.jsonl:3: cannot be read from here on",)
+    assert "secret" not in shown(result)
+
+
+# -- never the text ----------------------------------------------------------------------------
+
+LETTERS = st.text("abcdefghijklmnopqrstuvwxyz", min_size=6, max_size=12)
+DIGITS = st.text("0123456789", min_size=4, max_size=4)
+EMAILS = st.builds("{}.{}@{}.example.org".format, LETTERS, LETTERS, LETTERS)
+PHONES = st.builds("555-{}-{}".format, st.text("23456789", min_size=3, max_size=3), DIGITS)
+RECORDS = st.builds("MRN {}{}".format, DIGITS, DIGITS)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(EMAILS, PHONES, RECORDS, st.sampled_from(["domain", "general", "row", "label"]))
+def test_no_planted_secret_is_ever_printed(write_rows, email, phone, record, place):
+    planted = f"seen by {email}, call {phone}, {record}."
+    here = [{"text": "before"}, {"text": planted}, {"text": planted + " \ufffd"}]
+    texts = {"domain": here, "general": here}.get(place, [{"text": "clean"}])
+    rows = [{"text": "a", "label": "x", "note": ""}, {"text": "b", "label": "y", "note": ""}]
+    rows += {"row": [{"text": "c", "label": "y", "note": planted}]}.get(place, [])
+    rows += {"label": [{"text": "a", "label": planted, "note": ""}]}.get(place, [])
+    section = {
+        "sources": [
+            {
+                "path": write_rows(
+                    "domain.jsonl", texts if place == "domain" else [{"text": "clean"}]
+                )
+            }
+        ],
+        "general": [
+            {
+                "path": write_rows(
+                    "general.jsonl", texts if place == "general" else [{"text": "clean"}]
+                )
+            }
+        ],
+    }
+    task = labels(write_rows("rows.jsonl", rows))
+    result = looked(section, [task], [Phase(name="t", objective="sft", max_steps=1, max_length=2)])
+    for what in ("e-mail", "telephone", "record or insurance"):
+        one = found(result, what)
+        assert one.count >= 1, what
+        assert one.warn
+        assert all(where.rpartition(":")[2].isdigit() for where in one.where)
+    everything = shown(result) + repr(result) + json.dumps([f.what for f in result.findings])
+    name, _, domain = email.partition("@")
+    for secret in (email, name, domain, phone, record, record[4:]):
+        assert secret not in everything

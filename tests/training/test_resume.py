@@ -1,0 +1,214 @@
+"""Training that is killed, asked to stop or fails: what it leaves, and how it goes on."""
+
+import errno
+import math
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from adapt.cli import main
+from adapt.errors import TrainingError
+from adapt.pipeline import Pipeline
+from adapt.recipe import load_recipe
+from adapt.training import callbacks
+from adapt.training.batches import Part
+from adapt.training.callbacks import COMPLETE, Checkpoints, last_checkpoint
+from adapt.training.examples import Examples
+from adapt.training.failures import Stopped, explained
+from adapt.workspace import Workspace, digest
+
+METHODS = {"lora": {"lora": {"r": 2, "lora_dropout": 0.2}}, "full": {}}
+
+
+def weights(path):
+    adapter = Workspace(Path(load_recipe(path).output_dir)).adapter
+    return [digest(file) for file in sorted(adapter.glob("*.safetensors"))]
+
+
+def in_a_child(path, event, phase, step, number):
+    """Runs the command in a process of its own, which gets a signal; returns its exit code.
+
+    Args:
+        event: The callback's, at whose begin the signal comes.
+        phase: In which phase.
+        step: At which step.
+        number: Of the signal.
+    """
+
+    def work():
+        plain = getattr(Checkpoints, event)
+
+        def signalled(self, args, state, control, **kwargs):
+            if (Path(args.output_dir).name, state.global_step) == (phase, step):
+                os.kill(os.getpid(), number)
+            return plain(self, args, state, control, **kwargs)
+
+        setattr(Checkpoints, event, signalled)
+        main(["run", str(path)])
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(120)
+    return child.exitcode
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_at_any_moment_it_ends_with_the_same_losses(method, runs, losses):
+    """In a step, between a checkpoint and its mark, and in the first step of the next phase."""
+    options = {"method": method, **METHODS[method]}
+    whole = runs("whole", **options)
+    expected = losses(whole)
+    assert [len(phase) for phase in expected] == [4, 4]
+    moments = [("on_step_end", "first", 3), ("on_step_end", "second", 1)]
+    if method == "lora":
+        moments.append(("on_save", "first", 4))
+    for event, phase, step in moments:
+        path = runs(f"{phase}-{event}", **options)
+        code = in_a_child(path, event, phase, step, signal.SIGKILL)
+        assert code == -signal.SIGKILL
+        assert not Workspace(Path(load_recipe(path).output_dir)).adapter.exists()
+        assert losses(path) == expected
+        assert weights(path) == weights(whole)
+
+
+def test_losses_that_are_logged_rarely_are_not_split_by_a_kill(runs, losses):
+    options = {"phase": {"logging_steps": 3, "save_steps": 2}}
+    expected = losses(runs("whole", **options))
+    path = runs("killed", **options)
+    assert in_a_child(path, "on_step_end", "first", 3, signal.SIGKILL) == -signal.SIGKILL
+    assert losses(path) == expected
+
+
+def test_sigterm_saves_first_and_says_how_to_go_on(runs, losses, capfd):
+    options = {"phase": {"save_steps": 50}}
+    whole = runs("whole", **options)
+    expected = losses(whole)
+    path = runs("stopped", **options)
+    assert in_a_child(path, "on_step_end", "second", 3, signal.SIGTERM) == 143
+    assert (
+        "stopped by SIGTERM at step 3 of 4, which is saved; run the same" in capfd.readouterr().err
+    )
+    run = Workspace(Path(load_recipe(path).output_dir))
+    assert len(list(run.checkpoints.glob(f"*/second/checkpoint-3/{COMPLETE}"))) == 1
+    assert not run.manifest("training").exists()
+    assert losses(path) == expected
+    assert weights(path) == weights(whole)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_checkpoint_without_its_mark_does_not_count(tmp_path):
+    for step, done in ((9, True), (10, True), (11, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if done:
+            (folder / COMPLETE).write_text("{}")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert last_checkpoint(tmp_path / "none") is None
+
+
+MEMORY = ["per_device_train_batch_size", "gradient_accumulation_steps", "max_length"]
+MEMORY += ["gradient_checkpointing", "quantization"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "knobs"),
+    [
+        (MemoryError(), MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MEMORY),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:75] . DefaultCPUAllocator: can't allocate memory"
+            ),
+            MEMORY,
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), ["save_steps", "output_dir"]),
+        (RuntimeError("PytorchStreamWriter failed writing file data/1"), ["save_steps"]),
+    ],
+    ids=["memory", "cuda", "cpu-allocator", "disk", "torch-save"],
+)
+def test_a_failure_names_the_knob_in_one_line(failure, knobs):
+    with pytest.raises(TrainingError) as caught, explained("training.phases: domain"):
+        raise failure
+    line = str(caught.value)
+    assert line.startswith("training.phases: domain: ")
+    assert "\n" not in line
+    assert [knob for knob in knobs if knob not in line] == []
+
+
+def test_other_failures_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes"), explained("x"):
+        raise RuntimeError("shapes do not fit")
+    with pytest.raises(Stopped), explained("x"):
+        raise Stopped("asked")
+    assert Stopped.exit_code == 143
+
+
+def test_a_full_disk_while_saving_ends_the_run_and_leaves_a_way_on(runs, losses, monkeypatch):
+    expected = losses(runs("whole"))
+    path = runs("full-disk")
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.Trainer._save_rng_state", full)
+        with pytest.raises(TrainingError, match=r"training.phases: first: the disk is full; free"):
+            losses(path)
+    assert losses(path) == expected
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run(runs, losses, monkeypatch):
+    from transformers import LlamaForCausalLM
+
+    plain = LlamaForCausalLM.forward
+
+    def broken(self, *args, **kwargs):
+        out = plain(self, *args, **kwargs)
+        if self.training and out.loss is not None:
+            out.loss = out.loss * float("nan")
+        return out
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", broken)
+    path = runs("nan")
+    with pytest.raises(TrainingError, match=r"not a number at step 1.*lower learning_rate"):
+        losses(path)
+    assert not Workspace(Path(load_recipe(path).output_dir)).adapter.exists()
+
+
+def test_each_log_line_says_what_the_steps_read(runs, monkeypatch):
+    seen, said = [], callbacks.line
+    counts, count = [], callbacks.read_by
+    monkeypatch.setattr(callbacks, "line", lambda *given: seen.append(given) or said(*given))
+    monkeypatch.setattr(callbacks, "read_by", lambda e: counts.append(count(e)) or counts[-1])
+    trained = Pipeline(load_recipe(runs("logged"))).adapter()
+    assert [given[:3] for given in seen] == [
+        (phase, step, 4) for phase in ("first", "second") for step in range(1, 5)
+    ]
+    names = {"tokens_per_second", "bytes_per_second", "learning_rate", "grad_norm"}
+    assert all(names <= set(logs) for *_, logs in seen)
+    assert seen[3][3]["new_rows_norm_drift"] != 0
+    first, read = trained.phases[0], counts[0]
+    assert (read[-1][0], read[-1][2]) == (first.tokens, first.bytes_)
+    for (_, step, _, logs), (_, loss) in zip(seen[:4], first.losses, strict=True):
+        _, predicted, bytes_ = read[2 * step] - read[2 * (step - 1)]
+        assert logs["bits_per_byte"] == pytest.approx(loss / math.log(2) * predicted / bytes_)
+
+
+def test_a_line_is_one_line_of_what_there_is():
+    assert callbacks.line("domain", 3, 9, {"loss": 2.0, "bits_per_byte": 1.25}) == (
+        "domain 3/9: loss per token 2.0000, bits per byte 1.2500"
+    )
+
+
+def test_a_document_counts_its_bytes_once_and_no_first_token():
+    """Two documents of 10 and 20 bytes; the second is cut in two."""
+    store = Dataset.from_dict({"bytes_": [10, 20]})
+    rows = [(Part(0, 0, 5), Part(1, 0, 3)), (Part(1, 3, 9),)]
+    examples = Examples(rows, np.array([0, 1]), store, lambda number, parts: None)
+    assert callbacks.read_by(examples).tolist() == [[0, 0, 0], [8, 6, 30], [14, 11, 30]]
