@@ -30,7 +30,7 @@ demo: data
 	$(BIN)/accelerate launch scripts/train.py recipes/medical.yaml
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

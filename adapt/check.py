@@ -142,7 +142,7 @@ def _decision(recipe: Recipe, model: Any, new_tokens: int) -> str:  # noqa: ANN4
     share = 1.0 if whole else new_tokens / (rows + new_tokens)
     section = recipe.training
     quantised = section.quantised is not None
-    return str(decide(Setting(section.method, tied, quantised, *engine(), share)))
+    return str(decide(Setting(section.method, tied, quantised, *engine(section), share)))
 
 
 def _check_disk(output_dir: Path, needed: int) -> None:
@@ -288,9 +288,8 @@ def _operations_per_second(dtype: object) -> float:
     """Times one matrix product of the size that layers have; half of it is reached in training."""
     import torch
 
-    from adapt.training.model import device
-
-    place = device()
+    # Not accelerate's device: it would take this process, which alone checks, for the only one.
+    place = torch.accelerator.current_accelerator() or torch.device("cpu")
     a = torch.ones(512, 2048, dtype=dtype, device=place)  # type: ignore[call-overload]
     b = torch.ones(2048, 2048, dtype=dtype, device=place)  # type: ignore[call-overload]
     float((a @ b).sum())

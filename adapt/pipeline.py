@@ -21,7 +21,6 @@ from adapt.evaluation.result import ModelScores
 from adapt.processes import Processes, is_main, use_all_cores
 from adapt.recipe import Recipe, dump_recipe
 from adapt.recipe.evaluation import SCORING_KEYS
-from adapt.recipe.vocabulary import EmbeddingsSection
 from adapt.training.result import Trained
 from adapt.vocab import OUTPUT, Material, Vocabulary, adapt_vocabulary, load_tokenizer
 from adapt.workspace import Workspace, digest, fingerprint, versions, write_json, write_text
@@ -68,6 +67,9 @@ class Pipeline:
 
     def run(self) -> Summary | None:
         """All stages; the report of the main process, None of any other."""
+        from adapt.training.engines import check_launcher
+
+        check_launcher(self.recipe.training)
         processes = Processes()
         use_all_cores()
         processes.main_first(self._prepare)
@@ -193,10 +195,10 @@ class Pipeline:
         """The base checkpoint with rows for the new tokens."""
         from adapt.embeddings.build import make_adapted_base
 
-        base, vocabulary, section = self.base(), self.vocabulary(), self._rows()
+        base, vocabulary, section = self.base(), self.vocabulary(), self.recipe.embeddings
         folder = self.workspace.adapted_base
         model, seed = self.recipe.model, self.recipe.seed
-        lesson = self._lesson() if section.init == "distill" else None
+        lesson = self._lesson() if self._learns_rows() else None
         return self._stage(
             "embeddings",
             {
@@ -218,14 +220,11 @@ class Pipeline:
             lambda record: AdaptedBase.from_json(folder, record),
         )
 
-    def _rows(self) -> EmbeddingsSection:
-        """`embeddings` of the recipe, its `init` decided where that is auto."""
-        section = self.recipe.embeddings
-        if section.init != "auto":
-            return section
-        glued = self.recipe.tokenizer.mode != "train"
-        learned = glued and bases.writes_text(self.base().folder)
-        return section.model_copy(update={"init": "distill" if learned else "mean"})
+    def _learns_rows(self) -> bool:
+        """Whether new rows are distilled; `auto` does so where it can be done."""
+        if self.recipe.embeddings.init != "auto":
+            return self.recipe.embeddings.init == "distill"
+        return self.recipe.tokenizer.mode != "train" and bases.writes_text(self.base().folder)
 
     def _lesson(self) -> Lesson:
         """Training text for rows that are learned from the base."""

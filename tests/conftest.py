@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+from functools import partial
 
 import pytest
 import yaml
@@ -145,23 +146,25 @@ def tiny_recipe(tmp_path, tiny_base):
     `general.jsonl`, `classification.jsonl` and `generation.jsonl`, and `run` is the run folder.
     """
 
-    def write(**overrides):
-        rows = [clinical(seed) for seed in range(160)]
-        files = {
-            "corpus": [{"text": row["definition"]} for row in rows],
-            "general": [{"text": general(seed)} for seed in range(1_000, 1_030)],
-            "classification": [{k: row[k] for k in ("definition", "organ")} for row in rows[:60]],
-            "generation": [{k: row[k] for k in ("term", "definition")} for row in rows[:60]],
-        }
-        for name, items in files.items():
-            text = "".join(json.dumps(item) + "\n" for item in items)
-            (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
-        recipe = tmp_path / "recipe.yaml"
-        merged = _merge(_tiny(tmp_path, tiny_base), overrides)
-        recipe.write_text(yaml.safe_dump(merged, sort_keys=False), encoding="utf-8")
-        return recipe
+    return partial(write_recipe, tmp_path, tiny_base)
 
-    return write
+
+def write_recipe(folder, base, **overrides):
+    """`tiny_recipe` in any folder."""
+    rows = [clinical(seed) for seed in range(160)]
+    files = {
+        "corpus": [{"text": row["definition"]} for row in rows],
+        "general": [{"text": general(seed)} for seed in range(1_000, 1_030)],
+        "classification": [{k: row[k] for k in ("definition", "organ")} for row in rows[:60]],
+        "generation": [{k: row[k] for k in ("term", "definition")} for row in rows[:60]],
+    }
+    for name, items in files.items():
+        text = "".join(json.dumps(item) + "\n" for item in items)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    recipe = folder / "recipe.yaml"
+    merged = _merge(_tiny(folder, base), overrides)
+    recipe.write_text(yaml.safe_dump(merged, sort_keys=False), encoding="utf-8")
+    return recipe
 
 
 def _tiny(folder, base):

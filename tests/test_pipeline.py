@@ -21,15 +21,17 @@ from adapt.pipeline import Pipeline
 from adapt.recipe import load_recipe
 from adapt.vocab import OUTPUT
 from adapt.workspace import Workspace, digest
+from tests.conftest import write_recipe
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["corpus", "vocab", "fertility", "embeddings", "training", "control"]
 STAGES += ["evaluation-base", "evaluation-control", "evaluation-adapted"]
 
 
-@pytest.fixture
-def finished(tiny_recipe):
-    recipe = load_recipe(tiny_recipe())
+@pytest.fixture(scope="module")
+def finished(tiny_base, tmp_path_factory):
+    """A run that several tests look at, in their order."""
+    recipe = load_recipe(write_recipe(tmp_path_factory.mktemp("finished"), tiny_base))
     return recipe, Pipeline(recipe).run()
 
 
@@ -193,6 +195,7 @@ def test_two_processes_see_the_same_data_and_write_one_set_of_artifacts(tiny_rec
     process = launch(str(path), prefix=torchrun, env={**os.environ, "OMP_NUM_THREADS": "1"})
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err[-3000:]
+    assert "1 of 2 processes wait" in err  # else each would have done all of it
     assert out.count("report: ") == 1
     two = Workspace(Path(load_recipe(path).output_dir))
     for stage in ("training", "control"):

@@ -58,7 +58,8 @@ def make_adapted_base(
         base: Checkpoint folder of the base; only read.
         vocabulary: Result of the stage before.
         folder: Where it goes.
-        lesson: What `distill` learns from; needed where `section.init` is that.
+        lesson: What `distill` learns from; needed where `section.init` is that. With `auto`,
+            rows are learned where there is one.
         seed: Of strategies that draw, and of the order of snippets.
         trust_remote_code: As in `transformers`.
 
@@ -66,11 +67,12 @@ def make_adapted_base(
         ModelError: The base cannot be edited, or is none that `distill` can learn from.
     """
     base = with_safetensors(base, trust_remote_code=trust_remote_code)
-    learn = section.init == DISTILL and bool(vocabulary.delta.added)
+    distilled = section.init == DISTILL or (section.init == "auto" and lesson is not None)
+    learn = distilled and bool(vocabulary.delta.added)
     options = Distillation(**section.distill.model_dump())
     if vocabulary.delta.read_only:  # nothing is ever predicted by these rows
         options = replace(options, next_token_weight=0.0)
-    init = options.init_from if section.init == DISTILL else section.init
+    init = options.init_from if section.init in ("auto", DISTILL) else section.init
     with new_folder(folder) as unfinished:
         result = write_adapted_base(
             base,

@@ -89,6 +89,9 @@ class TokenizerSection(Section):
 Initialisation = Literal["mean", "weighted", "first", "last", "global", "random"]
 
 
+LearnedOr = Literal["auto", "distill", "mean", "weighted", "first", "last", "global", "random"]
+
+
 class DistillSection(Section):
     """How `embeddings.init: distill` learns the new rows from the base itself."""
 
@@ -124,7 +127,7 @@ class EmbeddingsSection(Section):
         "encoded with them, completions and labels without, and generation is kept to the base's "
         "tokens.",
     )
-    init: Initialisation | Literal["auto", "distill"] = Field(
+    init: LearnedOr = Field(
         "auto",
         description="auto: distill where the base writes text and units glue its tokens, else "
         "mean. distill: learned so that the model does with a unit what the base did with its "

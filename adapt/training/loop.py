@@ -152,16 +152,25 @@ def arguments_of(
         dataloader_pin_memory=torch.accelerator.is_available(),
         optim=section.optim,
         bf16=(section.method == "full" or bool(engine.zero_stage)) and faster,
-        gradient_checkpointing=section.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         neftune_noise_alpha=section.neftune_noise_alpha,
         torch_compile=section.torch_compile,
         report_to=list(section.report_to),
         seed=seed,
         ddp_find_unused_parameters=False,
+        **(_recomputing() if section.gradient_checkpointing else {}),
         **evaluation_arguments(phase),
         **set_up(engine),
     )
+
+
+def _recomputing() -> dict[str, Any]:
+    """Gradient checkpointing, as the installed `transformers` calls it."""
+    names = TrainingArguments.__dataclass_fields__
+    kind = "activation" if "activation_checkpointing" in names else "gradient"
+    return {
+        f"{kind}_checkpointing": True,
+        f"{kind}_checkpointing_kwargs": {"use_reentrant": False},
+    }
 
 
 def _optimizer(

@@ -137,7 +137,7 @@ def test_keys_offered_are_those_of_the_kind_of_task(problems, minimal):
             "tokenizer.mode=extent",
             "tokenizer.mode: not a known choice, got 'extent'; did you mean ",
         ),
-        ("embeddings.init=3", "embeddings.init: not a known choice, got 3; known: mean, "),
+        ("embeddings.init=3", "embeddings.init: not a known choice, got 3; known: auto, "),
         ("tokenizer=[]", "tokenizer: should be a section with keys of its own, got a list"),
         ("model=", "model: should be a section with keys of its own, got nothing"),
         ("training.phases=[]", "training.phases: list should have at least 1 item"),

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 import yaml
 
 from adapt.pipeline import Pipeline
@@ -17,6 +18,12 @@ _PHASE = {
     "save_steps": 2,
     "logging_steps": 1,
 }
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """First values of adapters are drawn: the same ones, whatever ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +46,7 @@ def runs(prepared, tiny_recipe, tmp_path):
                 output_dir=str(tmp_path / f"prepared-{untie}"),
                 evaluation={"control": False, "tasks": []},
                 embeddings={"untie": untie, "init": "mean"},
+                training={"phases": [{"name": "first", **_PHASE}]},
             )
             Pipeline(load_recipe(path))._prepare()
             prepared[untie] = yaml.safe_load(path.read_text())

@@ -20,6 +20,7 @@ from adapt.recipe import load_recipe
 from adapt.training import run
 from adapt.training.rows import RowPlan, plan
 
+pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parents[2]
 ENGINES = {
     "ddp": {},
