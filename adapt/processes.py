@@ -21,9 +21,11 @@ def use_all_cores() -> None:
     """Gives a process on CPU its share of the cores.
 
     `accelerate launch` and `torchrun` set OMP_NUM_THREADS=1 where the user did not, which leaves
-    all cores but one idle; the cores that a process may use (taskset, cgroups) are kept to.
+    all cores but one idle; the cores that a process may use (taskset, cgroups) are kept to. Without
+    a launcher it was the user who set it.
     """
-    if os.environ.get("OMP_NUM_THREADS") != "1":
+    launched = "LOCAL_WORLD_SIZE" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+    if os.environ.get("OMP_NUM_THREADS") != "1" or not launched:
         return
     import torch
 
