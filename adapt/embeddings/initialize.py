@@ -35,8 +35,10 @@ class Context:
 
 Strategy = Callable[[Tensor, Constituents, Context], Tensor]
 
+PLAIN = Context()  # frozen, so that all may share it
 
-def mean(rows: Tensor, constituents: Constituents, context: Context = Context()) -> Tensor:  # noqa: B008
+
+def mean(rows: Tensor, constituents: Constituents, context: Context = PLAIN) -> Tensor:
     """The mean of the constituents' rows: e = (1/n) sum_i e_i.
 
     Gee et al. 2022, "Fast Vocabulary Transfer for Language Model Compression", equation 2.
@@ -54,7 +56,7 @@ def mean(rows: Tensor, constituents: Constituents, context: Context = Context())
     return pieces.average(rows, torch.ones(len(pieces.ids)))
 
 
-def weighted(rows: Tensor, constituents: Constituents, context: Context = Context()) -> Tensor:  # noqa: B008
+def weighted(rows: Tensor, constituents: Constituents, context: Context = PLAIN) -> Tensor:
     """Exponential weights: e = sum_i w_i e_i with w_i = exp(±2i) / sum_j exp(±2j), i from 1 to n.
 
     Plus for input rows, where the last constituent is what the next token follows; minus for
@@ -75,7 +77,7 @@ def weighted(rows: Tensor, constituents: Constituents, context: Context = Contex
     return pieces.average(rows, torch.exp(-2.0 * (pieces.place if context.output else from_end)))
 
 
-def first(rows: Tensor, constituents: Constituents, context: Context = Context()) -> Tensor:  # noqa: B008
+def first(rows: Tensor, constituents: Constituents, context: Context = PLAIN) -> Tensor:
     """The row of the first constituent, bit for bit: e = e_1.
 
     For output rows: the model predicts a unit where it predicted the unit's first piece.
@@ -88,7 +90,7 @@ def first(rows: Tensor, constituents: Constituents, context: Context = Context()
     return rows[torch.tensor([ids[0] for ids in constituents])]
 
 
-def last(rows: Tensor, constituents: Constituents, context: Context = Context()) -> Tensor:  # noqa: B008
+def last(rows: Tensor, constituents: Constituents, context: Context = PLAIN) -> Tensor:
     """The row of the last constituent, bit for bit: e = e_n.
 
     For input rows: what follows a unit is what followed its last piece.
@@ -101,7 +103,7 @@ def last(rows: Tensor, constituents: Constituents, context: Context = Context())
     return rows[torch.tensor([ids[-1] for ids in constituents])]
 
 
-def random(rows: Tensor, constituents: Constituents, context: Context = Context()) -> Tensor:  # noqa: B008
+def random(rows: Tensor, constituents: Constituents, context: Context = PLAIN) -> Tensor:
     """A draw as in the model's own initialisation: e ~ N(0, initializer_range² I).
 
     What a model gets that is resized and not initialised; a control.
@@ -116,7 +118,7 @@ def random(rows: Tensor, constituents: Constituents, context: Context = Context(
     return (noise * context.initializer_range).to(rows.dtype)
 
 
-def global_(rows: Tensor, constituents: Constituents, context: Context = Context()) -> Tensor:  # noqa: B008
+def global_(rows: Tensor, constituents: Constituents, context: Context = PLAIN) -> Tensor:
     """A draw near the mean of all rows: e ~ N(m, 1e-5 S), m and S mean and covariance of the rows.
 
     As output, a row at the mean has at every position a logit not above the log of the mean of

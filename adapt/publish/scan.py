@@ -155,7 +155,7 @@ def _metadata(content: Path | bytes) -> str:
 def _below(folder: Path, deeper: int) -> str:
     """A pattern for paths in a folder, so many components below it at least.
 
-    A home such as /root is a token of many vocabularies; /root/.cache/x is not.
+    The home itself may be a token of a vocabulary; a place two levels below it is not.
     """
     return re.escape(str(folder)) + r"(?:/[\w.@+~-]+)" * deeper + r"(?![\w.-])"
 
