@@ -57,6 +57,7 @@ def check(recipe: Recipe) -> Estimate | None:
     checks: tuple[Callable[[], None], ...] = (
         lambda: bases.check(recipe.model.base, recipe.model.revision),
         lambda: Workspace(Path(recipe.output_dir)).claim(recipe.name, recipe.model.base),
+        lambda: _check_donor(recipe),
         lambda: _check_terms(recipe),
         lambda: _check_phases(recipe),
         lambda: _check_schemas(recipe),
@@ -74,6 +75,15 @@ def check(recipe: Recipe) -> Estimate | None:
     if estimate:
         _check_disk(Path(recipe.output_dir), estimate.disk_bytes)
     return estimate
+
+
+def _check_donor(recipe: Recipe) -> None:
+    """A donor of rows that cannot be had."""
+    if recipe.embeddings.donor:
+        from adapt.embeddings.donor import check_donor
+
+        trust = recipe.model.trust_remote_code
+        check_donor(recipe.embeddings.donor, trust_remote_code=trust)
 
 
 def _check_terms(recipe: Recipe) -> None:
@@ -104,7 +114,7 @@ def _check_phases(recipe: Recipe) -> None:
 
 def _check_schemas(recipe: Recipe) -> None:
     """JSON schemas that answers are to be checked against."""
-    from adapt.evaluation.text_metrics import schema_checker
+    from adapt.evaluation.text_checks import schema_checker
 
     for task in recipe.evaluation.tasks:
         if isinstance(task, GenerationTask) and task.json_schema:
@@ -136,7 +146,7 @@ def _decision(recipe: Recipe, model: Any, new_tokens: int) -> str:  # noqa: ANN4
     if scaling := recipe.model.rope_scaling:
         where = recipe.model.base
         scaled_positions(model.config, scaling.type, scaling.factor, where=where)
-    tied = is_tied(model) and not recipe.embeddings.untie
+    tied = is_tied(model) and recipe.embeddings.untie is not True  # auto may leave it so
     rows = model.config.get_text_config().vocab_size
     whole = recipe.tokenizer.vocab_size is not None  # a new tokenizer: every row is new
     share = 1.0 if whole else new_tokens / (rows + new_tokens)
@@ -168,7 +178,7 @@ def _estimate(recipe: Recipe) -> Estimate | None:
         return None
     from adapt.training.model import best_dtype
 
-    model = _outline(folder, trust_remote_code=recipe.model.trust_remote_code)
+    model = _outline(folder, recipe.training, trust_remote_code=recipe.model.trust_remote_code)
     text = model.config.get_text_config()
     parameters = sum(p.numel() for p in model.parameters())
     layers = sum(p.numel() for n, p in model.named_parameters() if p.ndim > 1 and "embed" not in n)
@@ -189,7 +199,7 @@ def _estimate(recipe: Recipe) -> Estimate | None:
         + row * vocabulary * (2 * dtype.itemsize + 8)  # logits and their gradient, float32 copies
     )
     rate = _operations_per_second(dtype)
-    seconds = (_training_tokens(recipe) * 4 + _evaluation_tokens(recipe) * 2) * parameters / rate
+    seconds = (_training_tokens(recipe) * 4 + evaluation_tokens(recipe) * 2) * parameters / rate
     disk = 2 * parameters * dtype.itemsize + 4 * trained * 12
     decision = _decision(recipe, model, new_tokens)
     return Estimate(parameters, memory, seconds, disk, decision)
@@ -230,20 +240,23 @@ def _new_tokens(section: TokenizerSection) -> int:
     return _AUTO if section.new_tokens == "auto" else section.new_tokens
 
 
-def _outline(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: ANN401
-    """The base without its weights.
+def _outline(folder: Path, section: TrainingSection, *, trust_remote_code: bool) -> Any:  # noqa: ANN401
+    """The base without its weights, with the head of the first phase.
 
     Raises:
-        ModelError: Its config.json names no language model that `transformers` knows, or code of
-            its own that the recipe does not trust.
+        ModelError: Its config.json names no model that `transformers` knows, or one that cannot do
+            what a phase asks, or code of its own that the recipe does not trust.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
+
+    from adapt.training.heads import model_class
 
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        kind = model_class(section.phases[0].objective)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model = kind.from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise ModelError(
@@ -253,12 +266,13 @@ def _outline(folder: Path, *, trust_remote_code: bool) -> Any:  # noqa: ANN401
             ) from None
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"not a language model, {reason}", where=str(folder)) from None
-    if not bases.writes_text(folder):
+    writing = [p for p in section.phases if p.objective in ("clm", "sft")]
+    if writing and not bases.writes_text(folder):
         raise ModelError(
             f"is {config.architectures[0]}, which writes no text",
-            where="model.base",
+            where=f"training.phases: {writing[0].name}: objective {writing[0].objective}",
             got=str(folder),
-            fix="take a causal language model",
+            fix="take a causal language model, or objectives mlm and classification",
         )
     model.tie_weights()
     return model
@@ -272,16 +286,17 @@ def _training_tokens(recipe: Recipe) -> int:
     return round(steps * (2.3 if recipe.evaluation.control else 1))  # the control's text is longer
 
 
-def _evaluation_tokens(recipe: Recipe) -> int:
+def evaluation_tokens(recipe: Recipe) -> int:
     """Four bytes a token; a prompt of some hundred tokens and some hundred label tokens a row."""
     section = recipe.evaluation
     models = 3 if section.control else 2
+    text = 0 if recipe.training.classifies else 2 * section.max_bytes // 4
     tasks = sum(
         (task.max_documents or section.max_documents)
         * (250 if isinstance(task, ClassificationTask) else 100 + task.max_new_tokens)
         for task in section.tasks
     )
-    return models * (2 * section.max_bytes // 4 + tasks)
+    return models * (text + tasks)
 
 
 def _operations_per_second(dtype: object) -> float:

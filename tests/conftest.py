@@ -1,6 +1,7 @@
 """What the whole suite shares: no network, a tiny base model, and a recipe that runs on it."""
 
 import copy
+import gc
 import json
 import os
 import random
@@ -9,6 +10,8 @@ from functools import partial
 import pytest
 import yaml
 from hypothesis import settings
+
+from tests.launched import AUDITS, SMALL
 
 # Before anything imports the Hub's client, which reads them once.
 os.environ.update(
@@ -136,6 +139,50 @@ def _tokenizer():
     )
 
 
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory):
+    """A checkpoint folder: BERT of two layers without a head, WordPiece of some 300 tokens."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers.trainers import WordPieceTrainer
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    texts = [general(seed) for seed in range(200)] + [" ".join("abcdefghijklmnopqrstuvwxyz")]
+    trainer = WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    backend.train_from_iterator([*texts, clinical(0)["definition"]], trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=128,
+        **dict(zip(names, special, strict=True)),
+    )
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    tokenizer.save_pretrained(str(folder))
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.3,  # as if trained: hidden states that differ from word to word
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(str(folder))
+    return folder
+
+
 @pytest.fixture
 def tiny_recipe(tmp_path, tiny_base):
     """Writes a recipe that runs on `tiny_base` within seconds, and its data, into `tmp_path`.
@@ -211,6 +258,39 @@ def _tiny(folder, base):
     }
 
 
+# An encoder's phases, and the task that its head is trained on and scored by.
+BATCH = {
+    "logging_steps": 2,
+    "per_device_train_batch_size": 8,
+    "max_length": 128,
+    "learning_rate": 5e-3,
+}
+LABELS = {"name": "labels", "objective": "classification", "max_steps": 80, **BATCH}
+PHASES = [{"name": "words", "objective": "mlm", "max_steps": 3, **BATCH}, LABELS]
+ORGAN = {"name": "organ", "kind": "classification", "text": "definition", "label": "organ"}
+
+
+def encoder_recipe(folder, base, task=(), **changes):
+    """`write_recipe`, loaded, for masked words and then a head for `ORGAN`, changed by `task`."""
+    from adapt.recipe import load_recipe
+
+    path = folder / "classification.jsonl"
+    tasks = [{**ORGAN, "path": str(path), "max_documents": 30, **dict(task)}]
+    sections = {
+        "training": {"phases": PHASES},
+        "evaluation": {"tasks": tasks},
+        "corpus": {"test_fraction": 0.3},
+    }
+    for name, section in changes.items():
+        sections[name] = {**sections.get(name, {}), **section}
+    recipe = write_recipe(folder, base, **sections)
+    rows = [clinical(seed) for seed in range(160)]
+    path.write_text(
+        "".join(json.dumps({k: row[k] for k in ("definition", "organ")}) + "\n" for row in rows)
+    )
+    return load_recipe(recipe)
+
+
 def _merge(base, changes):
     merged = copy.deepcopy(base)
     for key, value in changes.items():
@@ -219,10 +299,20 @@ def _merge(base, changes):
     return merged
 
 
+@pytest.fixture(autouse=True, scope="module")
+def frozen_libraries():
+    """A collection of garbage walks through every object, and those of torch take it a second.
+
+    Trainer and probes collect often: it was half of a probe's time.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def small_audits():
     """Every learned tokenizer audits itself; the tests of promises bring their own strings."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("adapt.vocab.build.GENERATED", 200)
-        patch.setattr("adapt.vocab.extend.GENERATED", 200)
+        for module in AUDITS:
+            patch.setattr(f"{module}.GENERATED", SMALL)
         yield

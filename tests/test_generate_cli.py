@@ -10,7 +10,7 @@ import torch
 
 import adapt
 from adapt import cli
-from adapt.cli import models
+from adapt.cli import generate
 from adapt.evaluation.classification import classify
 from adapt.generation import complete
 from adapt.pipeline import Pipeline
@@ -137,8 +137,8 @@ def test_chat_is_put_in_the_template_and_remembers(run, verb, monkeypatch):
         asked.append([message["content"] for message in messages])
         return real(self, messages)
 
-    real = models._Writer.answer
-    monkeypatch.setattr(models._Writer, "answer", answer)
+    real = generate._Writer.answer
+    monkeypatch.setattr(generate._Writer, "answer", answer)
     lines = iter(["What is a nephron?", "", "And a ureter?"])
 
     def typed(prompt):

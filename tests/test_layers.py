@@ -27,7 +27,11 @@ ROWS = [
     ["evaluation"],
     ["reporting"],
     ["publish"],
+    ["probe"],
+    ["stages"],
+    ["preparation"],
     ["check", "pipeline"],
+    ["forecast"],
     ["cli"],
     ["__main__"],
 ]

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from adapt.cli import classify, compare, data, export, hub, models, runs, tokens
+from adapt.cli import classify, compare, data, export, generate, hub, runs, tokens
 from adapt.errors import AdaptError
 from adapt.processes import is_main
 
@@ -31,9 +31,9 @@ app.command()(runs.check)
 app.command()(tokens.report)
 app.command()(compare.compare)
 app.command()(compare.evaluate)
-app.command()(models.generate)
+app.command()(generate.generate)
 app.command()(classify.classify)
-app.command()(models.merge)
+app.command()(export.merge)
 app.command()(export.export)
 app.command()(data.data)
 app.command()(data.schema)

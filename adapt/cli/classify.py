@@ -25,6 +25,9 @@ from adapt.cli.models import (
 from adapt.errors import AdaptError, DataError, RecipeError, nearest
 from adapt.recipe.evaluation import ClassificationTask
 
+# What is said of a text, and the probability of every label.
+Labelled = tuple[dict[str, Any], dict[str, float]]
+
 
 def classify(
     model: Model,
@@ -46,7 +49,8 @@ def classify(
 ) -> None:
     """Put texts under the labels of a run's task, or under those given.
 
-    A label's probability is that of its text as the whole answer, among all labels.
+    A label's probability is that of its text as the whole answer, among all labels; or what the
+    model's own head of classes gives it, which needs no --labels.
 
     Examples:
       adapt classify runs/medical --text "Cysts of the kidney." --text "An irregular heartbeat."
@@ -62,36 +66,81 @@ def classify(
     asked, names = _task_of(Path(model), task, labels)
     column = column or asked.text
     rows = [{column: one} for one in text or []] or rows_of(input_, column, "label")
+    from adapt.evaluation.heads import has_head
+
+    texts = [str(row[column]) for row in rows]
     prompts = [_filled(asked, row, column) for row in rows]
     loaded, tokenizer = load(model, dtype, base, trust_remote_code)
-    found = _probabilities(loaded, tokenizer, prompts, names, max_length, batch_size)
+    if has_head(loaded):
+        if given := _labels_given(labels):
+            raise AdaptError(
+                "its head has labels of its own", where="--labels", got=",".join(given)
+            )
+        found = _by_head(loaded, tokenizer, texts, max_length, batch_size)
+    else:
+        if not names:
+            fix = "give --labels a,b,c, or the folder of a run"
+            raise RecipeError("is no run, so it has no task", where=model, fix=fix)
+        shares = _probabilities(loaded, tokenizer, prompts, names, max_length, batch_size)
+        found = [_likeliest(dict(zip(names, each, strict=True))) for each in shares]
     lines = []
-    for row, each in zip(rows, found, strict=True):
-        best = max(range(len(names)), key=each.__getitem__)
-        answer = {"label": names[best], "probability": round(each[best], 6)}
+    for row, (chosen, every) in zip(rows, found, strict=True):
         if output:
-            every = {n: round(p, 6) for n, p in zip(names, each, strict=True)}
-            lines.append(json.dumps({**row, **answer, "probabilities": every}, ensure_ascii=False))
+            shown = {name: round(p, 6) for name, p in every.items()}
+            answer = {**chosen, "probabilities": shown}
+            lines.append(json.dumps({**row, **answer}, ensure_ascii=False))
+        elif "label" in chosen:
+            put(f"{chosen['label']}\t{chosen['probability']:.4f}\n")
         else:
-            put(f"{names[best]}\t{each[best]:.4f}\n")
+            put("\t".join(f"{name} {every[name]:.4f}" for name in chosen["labels"]) + "\n")
     if output:
         write_lines(output, lines)
+
+
+def _likeliest(every: dict[str, float]) -> Labelled:
+    best = max(every, key=every.__getitem__)
+    return {"label": best, "probability": round(every[best], 6)}, every
+
+
+def _by_head(
+    model: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    texts: Sequence[str],
+    max_length: int,
+    batch_size: int,
+) -> list[Labelled]:
+    """By a head of classes: the likeliest label, or all labels where a text may have several."""
+    from adapt.evaluation.heads import class_names, logits_of, several, single
+
+    names = class_names(model)
+    logits = logits_of(
+        model, tokenizer, texts, max_length=max_length, batch_size=batch_size, label="classify"
+    )
+    if model.config.problem_type != "multi_label_classification":
+        shares = single(logits).tolist()
+        return [_likeliest(dict(zip(names, each, strict=True))) for each in shares]
+    sets, probabilities = several(logits, names)
+    return [
+        ({"labels": found}, dict(zip(names, each, strict=True)))
+        for found, each in zip(sets, probabilities.tolist(), strict=True)
+    ]
+
+
+def _labels_given(labels: str | None) -> list[str]:
+    return [label.strip() for label in (labels or "").split(",") if label.strip()]
 
 
 def _task_of(
     run: Path, name: str | None, labels: str | None
 ) -> tuple[ClassificationTask, list[str]]:
-    """The task of a run and its labels; labels given make a task of their own.
+    """The task of a run and its labels; of what is no run, a task with the labels given, if any.
 
     Raises:
         RecipeError: There is no such task.
     """
-    given = [label.strip() for label in (labels or "").split(",") if label.strip()]
+    given = _labels_given(labels)
     recipe = run / "recipe.yaml"
     if not recipe.is_file():
-        if not given:
-            fix = "give --labels a,b,c, or the folder of a run"
-            raise RecipeError("is no run, so it has no task", where=str(run), fix=fix)
         made = ClassificationTask.model_construct(kind="classification", name="labels", path="")
         return made, given
     from adapt.corpus import open_corpus

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,7 @@ def evaluate_model(
             there can be loaded.
     """
     from adapt.publish.load import locate
+    from adapt.training.model import CLASSIFIES, auto_class
 
     if not _NAME.fullmatch(name) or not name.strip("."):
         raise AdaptError("letters, digits, _, - and . only", where="--name", got=name)
@@ -85,11 +86,12 @@ def evaluate_model(
     if reference.startswith("package:"):
         reference = str(bases.resolve(reference).folder)
     source = locate(reference, base=base, trust_remote_code=trust)
-    if not bases.writes_text(source.checkpoint):
+    head = auto_class(source.adapter or source.checkpoint) == CLASSIFIES
+    if not head and not bases.writes_text(source.checkpoint):
         raise ModelError(
-            "writes no text, and evaluate scores models that do",
+            "writes no text and has no head of classes, so nothing can be scored",
             where=reference,
-            fix="an encoder is scored by adapt run, with the head that it trains",
+            fix="train a head first: a last phase with objective classification",
         )
     corpus = _corpus(recipe, place)
     inputs = {
@@ -166,7 +168,9 @@ def _identity(source: Source) -> list[object]:
 def _scored(
     recipe: Recipe, source: Source, corpus: Corpus, name: str, folder: Path, trust: bool
 ) -> dict[str, Any]:
-    from adapt.evaluation.scores import score_model
+    from adapt.evaluation.heads import has_head
+    from adapt.evaluation.scores import sample, score_model
+    from adapt.evaluation.speed import Candidate, measure_speed
     from adapt.publish.load import load_weights
     from adapt.vocab import VocabDelta, load_tokenizer
     from adapt.vocab.delta import FILE_NAME
@@ -180,17 +184,26 @@ def _scored(
     delta = VocabDelta.load(source.tokenizer) if has_delta else None
     # A recipe of read-only units measures every model so, that all are of the same text.
     read_only = recipe.embeddings.units == "input" or (delta is not None and delta.read_only)
+    model = load_weights(source, recipe.model.dtype, merged=True, trust_remote_code=trust)
+    writer = base_tokenizer if read_only else None
+    section = recipe.evaluation
     scores = score_model(
-        recipe.evaluation,
+        section,
         corpus,
-        load_weights(source, recipe.model.dtype, merged=True, trust_remote_code=trust),
+        model,
         tokenizer,
         name=name,
         seed=recipe.seed,
         predictions=folder / "predictions",
+        baselines=True,
         new_ids=delta.added_ids if delta else (),
-        writer=base_tokenizer if read_only else None,
+        writer=writer,
         base_tokenizer=base_tokenizer,
     )
+    if not has_head(model):
+        texts = sample(held_out, section.max_documents, section.max_bytes, recipe.seed)
+        models = {name: Candidate(lambda: model, tokenizer, writer)}
+        speed = measure_speed(models, texts, max_length=section.max_length, seed=recipe.seed)
+        scores = replace(scores, speed=speed.get(name))
     report = fertility.FertilityReport((cut,), ())
     return {"scores": scores.to_json(), "fertility": report.to_json()}

@@ -62,12 +62,9 @@ def base_licence(base: str, revision: str | None = None) -> BaseLicence:
         revision: `model.revision` of a recipe.
     """
     card = _card(base, revision)
-    name = card.get("license")
+    name = _id(base, card)
     if name == "other" and isinstance(card.get("license_name"), str):
         name = f"other: {card['license_name']}"
-    if not isinstance(name, str):
-        packaged = bases.PACKAGES.get(base.removeprefix("package:"))
-        name = packaged.licence if packaged and base.startswith("package:") else None
     known = (name or "").lower()
     return BaseLicence(
         name,
@@ -75,6 +72,24 @@ def base_licence(base: str, revision: str | None = None) -> BaseLicence:
         tuple(what for what, pattern in _FORBIDS.items() if pattern.search(known)),
         bool(_CONDITIONS.match(known)),
     )
+
+
+def licence_id(base: str, revision: str | None = None) -> str | None:
+    """Licence id of a base as its card has it, or its package; None where nothing says one.
+
+    Args:
+        base: `model.base` of a recipe.
+        revision: `model.revision` of a recipe.
+    """
+    return _id(base, _card(base, revision))
+
+
+def _id(base: str, card: dict[str, Any]) -> str | None:
+    name = card.get("license")
+    if isinstance(name, str):
+        return name
+    packaged = bases.PACKAGES.get(base.removeprefix("package:"))
+    return packaged.licence if packaged and base.startswith("package:") else None
 
 
 def _card(base: str, revision: str | None) -> dict[str, Any]:

@@ -8,18 +8,21 @@ from pathlib import Path
 
 import torch
 
+from adapt.embeddings.checkpoint import remove
 from adapt.embeddings.convert import with_safetensors
-from adapt.embeddings.distill import Distillation, NewRows, distill
+from adapt.embeddings.distill import Distillation, distill
+from adapt.embeddings.donor import find_donor, transplant
 from adapt.embeddings.frozen import Frozen
 from adapt.embeddings.result import AdaptedBase, Distilled
 from adapt.embeddings.shards import Stored, put_rows, read_header, read_rows, shard_files
 from adapt.embeddings.snippets import Texts, snippets
+from adapt.embeddings.student import NewRows
 from adapt.embeddings.surgery import row_sources, write_adapted_base
 from adapt.recipe.vocabulary import EmbeddingsSection
 from adapt.vocab import Vocabulary, load_tokenizer
-from adapt.workspace import new_folder
+from adapt.workspace import fingerprint, new_folder, versions
 
-DISTILL = "distill"
+DISTILL, OMP = "distill", "omp"
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,12 @@ def make_adapted_base(
 ) -> AdaptedBase:
     """The stage: writes the adapted base into `folder`, whole or not at all.
 
-    A base in `pytorch_model.bin` is converted first, into the cache.
+    Rows that are learned have a checkpoint beside the folder while it is made (a hidden file), so
+    that the same call after a crash goes on. A base in `pytorch_model.bin` is converted first,
+    into the cache.
 
     Args:
-        section: `embeddings` of the recipe.
+        section: `embeddings` of the recipe; `untie: auto` is for the caller to decide, and false.
         base: Checkpoint folder of the base; only read.
         vocabulary: Result of the stage before.
         folder: Where it goes.
@@ -72,31 +77,63 @@ def make_adapted_base(
     options = Distillation(**section.distill.model_dump())
     if vocabulary.delta.read_only:  # nothing is ever predicted by these rows
         options = replace(options, next_token_weight=0.0)
-    init = options.init_from if section.init in ("auto", DISTILL) else section.init
+    checkpoint = folder.parent / f".{folder.name}.distilling"
     with new_folder(folder) as unfinished:
         result = write_adapted_base(
             base,
             vocabulary.folder,
             vocabulary.delta,
-            init,
+            section.begins_with,
             unfinished,
             init_output=section.init_output,
             seed=seed,
             pad_to_multiple_of=section.pad_to_multiple_of,
-            untie=section.untie,
+            untie=section.untie is True,
             trust_remote_code=trust_remote_code,
         )
+        if section.donor and vocabulary.delta.added:
+            result = _after_donor(
+                result, section, section.donor, base, vocabulary, trust_remote_code
+            )
         if learn:
             if lesson is None:
                 raise ValueError("distill needs a lesson")  # the caller's fault, not the user's
             frozen = Frozen.load(base, lesson.dtype, trust_remote_code=trust_remote_code)
-            learned = learn_rows(frozen, base, vocabulary, result, lesson, options, seed)
+            learned = learn_rows(
+                frozen, base, vocabulary, result, lesson, options, seed, checkpoint
+            )
             tensors = tuple(
                 tensor if tensor.role == "bias" else replace(tensor, init=DISTILL)
                 for tensor in result.tensors
             )
             result = replace(result, init=DISTILL, tensors=tensors, distilled=learned)
+    remove(checkpoint)
     return replace(result, folder=folder)
+
+
+def _after_donor(
+    adapted: AdaptedBase,
+    section: EmbeddingsSection,
+    donor: str,
+    base: Path,
+    vocabulary: Vocabulary,
+    trust_remote_code: bool,
+) -> AdaptedBase:
+    """What was written, with rows of new tokens after the donor's where it has them."""
+    roles = _stored(adapted)
+    if section.init_output:
+        roles = {"input": roles["input"]}
+    made = transplant(
+        roles,
+        base,
+        vocabulary,
+        find_donor(donor).folder,
+        given=donor,
+        atoms=section.atoms,
+        trust_remote_code=trust_remote_code,
+    )
+    tensors = tuple(replace(t, init=OMP) if t.role in roles else t for t in adapted.tensors)
+    return replace(adapted, init=OMP, tensors=tensors, transplanted=made)
 
 
 def learn_rows(
@@ -107,6 +144,7 @@ def learn_rows(
     lesson: Lesson,
     options: Distillation,
     seed: int = 0,
+    checkpoint: Path | None = None,
 ) -> Distilled:
     """Learns the rows of new tokens and writes them into the adapted base; nothing else changes.
 
@@ -118,6 +156,7 @@ def learn_rows(
         lesson: What to learn from.
         options: Budgets and sizes.
         seed: Of the order of snippets.
+        checkpoint: See `distill`.
     """
     delta = vocabulary.delta
     new_ids = delta.added_ids
@@ -144,12 +183,29 @@ def learn_rows(
         rows["bias"].float()[:, 0] if "bias" in rows else None,
     )
     sources = row_sources(delta, len(frozen.inputs), roles["input"][0].shape[0])
-    made, result = distill(frozen, chosen, new_ids, torch.from_numpy(sources), start, options, seed)
+    made, result = distill(
+        frozen,
+        chosen,
+        new_ids,
+        torch.from_numpy(sources),
+        start,
+        options,
+        seed,
+        checkpoint=checkpoint,
+        identity=_identity(base, frozen) if checkpoint else "",
+    )
     for role, learned in (("input", made.inputs), ("output", made.outputs)):
         for stored in roles.get(role, ()):
             if learned is not None:
                 put_rows(stored, new_ids, learned)
     return result
+
+
+def _identity(base: Path, frozen: Frozen) -> str:
+    """What tells a base from others, and one way of computing with it, without reading weights."""
+    files = sorted(path for path in base.iterdir() if path.is_file())
+    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return fingerprint(stamps, str(frozen.inputs.dtype), frozen.device.type, versions())
 
 
 def _stored(adapted: AdaptedBase) -> dict[str, list[Stored]]:

@@ -10,20 +10,26 @@ one pass over the snippets gives for good: no step goes through the upper layers
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from adapt.embeddings.frozen import Frozen, batches, padded
+from adapt.embeddings.checkpoint import Checkpoint
+from adapt.embeddings.frozen import Frozen, batches
 from adapt.embeddings.result import Distilled
-from adapt.embeddings.snippets import NOWHERE, Chosen, Snippet
-from adapt.embeddings.teacher import Teaching, teach
+from adapt.embeddings.snippets import Chosen, Snippet
+from adapt.embeddings.student import Measured, NewRows, Student
+from adapt.embeddings.teacher import teach
 from adapt.progress import watched
+from adapt.workspace import fingerprint
 
 _TARGETS = 1_024  # next tokens in a step; they cost little, no step of the model being in them
 
@@ -48,6 +54,7 @@ class Distillation:
         patience: Looks at the held-out snippets without a lower loss before it stops.
         teacher_share: Share of the seconds that the teacher's pass may take.
         init_from: Strategy that makes the rows that learning starts from.
+        save_seconds: From one checkpoint to the next.
     """
 
     steps: int = 300
@@ -63,21 +70,7 @@ class Distillation:
     patience: int = 3
     teacher_share: float = 0.4
     init_from: str = "mean"
-
-
-@dataclass(frozen=True)
-class NewRows:
-    """Rows of the new tokens, each (new tokens, hidden) in float32.
-
-    Attributes:
-        inputs: Of the input embedding; of both where they are tied.
-        outputs: Of an output embedding of its own.
-        bias: What the output layer adds, (new tokens,); not trained.
-    """
-
-    inputs: Tensor
-    outputs: Tensor | None = None
-    bias: Tensor | None = None
+    save_seconds: float = 60.0
 
 
 def distill(
@@ -88,8 +81,15 @@ def distill(
     start: NewRows,
     options: Distillation,
     seed: int = 0,
+    *,
+    checkpoint: Path | None = None,
+    identity: str = "",
 ) -> tuple[NewRows, Distilled]:
     """Learns the rows of new tokens.
+
+    A run that is ended goes on from its last checkpoint, after reading with the base once more,
+    and gives the rows that it would have given: bit for bit where the device computes the same
+    twice, as CPUs do, and where the steps and not the seconds are what limits it.
 
     Args:
         frozen: The base.
@@ -100,6 +100,8 @@ def distill(
         start: What to start from; not changed.
         options: Budgets and sizes.
         seed: Of the order of batches.
+        checkpoint: File for what is learned so far; stays, for the caller to remove. None: none.
+        identity: What tells the base from others; a checkpoint holds for one only.
 
     Returns:
         The rows: those of tokens that no snippet holds are what they were. And what happened.
@@ -107,6 +109,9 @@ def distill(
     clock = time.perf_counter()
     snippets = chosen.snippets
     count = max(1, round(options.held_out * len(snippets)))
+    mark = _mark(chosen, new_ids, sources, start, options, seed, identity) if checkpoint else ""
+    saving = Checkpoint(checkpoint, mark, options.save_seconds)
+    state = saving.load()
     teaching = teach(
         frozen,
         _held_out_first(snippets, count),
@@ -114,20 +119,42 @@ def distill(
         layer=max(1, round(options.depth * len(frozen.layers))),
         tokens=2 * options.tokens_per_step,
         until=clock + options.teacher_share * options.seconds,
+        exactly=state["snippets"] if state else None,
     )
-    student = _Student(frozen, teaching, new_ids, sources, start, count, chosen.share)
-    left = options.seconds - (time.perf_counter() - clock)
-    steps, before, after = _train(student, options, left, seed)
+    student = Student(frozen, teaching, new_ids, sources, start, count, chosen.share)
+    # What a run that was ended had spent counts, reading a second time does not.
+    reading = state["reading"] if state else time.perf_counter() - clock
+    here = _train(student, options, reading, seed, saving, state)
     return student.best, Distilled(
-        steps=steps,
-        seconds=round(time.perf_counter() - clock, 1),
+        steps=here.step,
+        seconds=round(reading + here.seconds, 1),
         snippets=len(teaching.snippets) - count,
         tokens=sum(len(s.base_ids) for s in teaching.snippets[count:]),
-        hidden_loss=(before.hidden, after.hidden),
-        next_token_loss=(before.next_token, after.next_token),
-        calibration=(before.calibration, after.calibration),
+        hidden_loss=(here.before.hidden, here.best.hidden),
+        next_token_loss=(here.before.next_token, here.best.next_token),
+        calibration=(here.before.calibration, here.best.calibration),
         untouched=tuple(id_ for id_, seen in zip(new_ids, student.seen, strict=True) if not seen),
     )
+
+
+def _mark(
+    chosen: Chosen,
+    new_ids: Sequence[int],
+    sources: Tensor,
+    start: NewRows,
+    options: Distillation,
+    seed: int,
+    identity: str,
+) -> str:
+    """Fingerprint of all that decides which rows are learned."""
+    told = {name: value for name, value in asdict(options).items() if name != "save_seconds"}
+    rows = hashlib.sha256()
+    for tensor in (sources, start.inputs, start.outputs, start.bias):
+        if tensor is not None:
+            rows.update(tensor.contiguous().numpy().tobytes())
+    text = [(s.ids, s.base_ids, s.ends) for s in chosen.snippets]
+    share = sorted(chosen.share.items())
+    return fingerprint(told, seed, identity, list(new_ids), rows.hexdigest(), text, share)
 
 
 def _held_out_first(snippets: Sequence[Snippet], count: int) -> list[Snippet]:
@@ -139,221 +166,129 @@ def _held_out_first(snippets: Sequence[Snippet], count: int) -> list[Snippet]:
     ]
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Losses on held-out snippets, and how far new tokens are from what the base gives them."""
-
-    hidden: float
-    next_token: float
-    calibration: float
-
-
-class _Student:
-    """The frozen model with rows that train, and what it is compared with.
+@dataclass
+class _Standing:
+    """Where training stands.
 
     Attributes:
-        inputs: (new tokens, hidden), trains.
-        outputs: The same of an output embedding of its own; `inputs` where they are tied.
-        frequency: (targets,) how often each is to be drawn, so that a new token is a target as
-            often as in the text; about 1.
-        seen: (new tokens,) whether a snippet that is trained on holds the token.
-        best: The rows with the lowest held-out loss so far.
+        before: Losses of the rows that it started from.
+        best: The lowest so far, by `_loss`.
+        step: The last one done.
+        worse: Looks at the held-out snippets since then.
+        seconds: Of all steps so far.
+        queue: Batches of snippets still to come before all have been seen once more.
     """
 
-    def __init__(
-        self,
-        frozen: Frozen,
-        teaching: Teaching,
-        new_ids: Sequence[int],
-        sources: Tensor,
-        start: NewRows,
-        held_out: int,
-        share: dict[int, float],
-    ) -> None:
-        self.frozen, self.teaching, self.held_out = frozen, teaching, held_out
-        device = frozen.device
-        self.inputs = nn.Parameter(start.inputs.float().to(device))
-        self.outputs, self.bias, self.best = self.inputs, None, start
-        if start.outputs is not None:
-            self.outputs = nn.Parameter(start.outputs.float().to(device))
-        if start.bias is not None:
-            self.bias = start.bias.float().to(device)
-        place = {id_: i for i, id_ in enumerate(new_ids)}
-        used = sorted({id_ for s in teaching.snippets for id_ in s.ids if id_ not in place})
-        # What the student reads with is small: rows of the snippets' tokens, then the new ones.
-        self.old = frozen.inputs[sources[used].to(device)]
-        self.compact = {id_: i for i, id_ in enumerate(used)}
-        self.compact |= {id_: len(used) + i for id_, i in place.items()}
-        self.pairs = [_hidden_pairs(s) for s in teaching.snippets]
-        self.targets = _next_tokens(teaching, place)
-        # Snippets seek out rare units. Were their targets drawn as often as they stand there, a
-        # unit would be learned to be as probable as here, not as in the text.
-        rarer = torch.tensor([1 / share.get(id_, 1.0) for id_ in new_ids] + [1.0])
-        self.frequency = rarer[self.targets.token]  # a base token's -1 is the last
-        counts = torch.zeros(len(place), dtype=torch.bool)
-        met = {id_ for s in teaching.snippets[held_out:] for id_ in s.ids} & place.keys()
-        counts[[place[id_] for id_ in met]] = True
-        self.seen = counts
-        # Each column by its own spread, for a few are hundreds of times as large as the others.
-        sample = teaching.middle[:: 1 + len(teaching.middle) // 8_192]
-        spread = sample.float().var(0)
-        self.scale = (1 / (spread + 1e-6 * spread.median())).to(device)
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """What trains."""
-        return [self.inputs] if self.outputs is self.inputs else [self.inputs, self.outputs]
-
-    def hidden(self, batch: Sequence[int]) -> Tensor:
-        """Squared distance of middle states where both end alike, in units of their variance."""
-        teaching = self.teaching
-        rows = torch.cat([self.old, self.inputs.to(self.old.dtype)])
-        ids = padded(
-            [[self.compact[i] for i in teaching.snippets[s].ids] for s in batch], rows.device
-        )
-        states = self.frozen.states(ids, rows, teaching.layer)
-        text = [row for row, s in enumerate(batch) for _ in self.pairs[s]]
-        here = [place for s in batch for place, _ in self.pairs[s]]
-        there = [teaching.starts[s] + end for s in batch for _, end in self.pairs[s]]
-        wanted = teaching.middle[there].to(rows.device).float()
-        return ((states[text, here].float() - wanted).square() * self.scale).mean()
-
-    def next_token(self, picked: Tensor) -> Tensor:
-        """Negative log-probability of next tokens, given the teacher's last states.
-
-        Only new rows' logits are computed: the others' sum is known from the teacher.
-        """
-        return -self._log_probability(picked).mean()
-
-    def loss(self, batch: Sequence[int], picked: Tensor, weight: float) -> Tensor:
-        """Both terms; where both train the same rows, neither may drown the other."""
-        hidden = self.hidden(batch)
-        if not weight:
-            return hidden
-        following = self.next_token(picked)
-        if self.outputs is self.inputs:
-            weight *= float(hidden.detach() / following.detach())
-        return hidden + weight * following
-
-    def _log_probability(self, picked: Tensor) -> Tensor:
-        position, token = self.targets.position[picked], self.targets.token[picked]
-        device, teaching = self.frozen.device, self.teaching
-        states = teaching.last[position].to(device).float()
-        logits = self.frozen.logits(states, self.outputs, self.bias)
-        total = torch.logaddexp(teaching.log_total[position].to(device), logits.logsumexp(1))
-        old = teaching.logit[position].to(device)
-        token = token.to(device)
-        new = logits.gather(1, token.clamp_min(0)[:, None])[:, 0]
-        return torch.where(token >= 0, new, old) - total
-
-    @torch.no_grad()
-    def measure(self, tokens: int) -> _Measured:
-        """On the held-out snippets."""
-        inside = range(self.held_out)
-        groups = batches([len(self.teaching.snippets[i].ids) for i in inside], tokens)
-        weights = [sum(len(self.pairs[i]) for i in group) for group in groups]
-        losses = [float(self.hidden(g)) * n for g, n in zip(groups, weights, strict=True) if n]
-        picked = (self.targets.snippet < self.held_out).nonzero()[:, 0]
-        logs = torch.cat([self._log_probability(part) for part in torch.split(picked, 1_024)]).cpu()
-        often = self.frequency[picked]
-        new = often * (self.targets.token[picked] >= 0)
-        gap = logs - self.targets.log_unit[picked]
-        return _Measured(
-            sum(losses) / max(sum(weights), 1),
-            -float((often * logs).sum() / often.sum()),
-            float((new * gap).sum() / new.sum().clamp_min(1e-9)),
-        )
-
-    def keep(self) -> None:
-        """Remembers the rows as they are now."""
-        inputs = self.inputs.detach().cpu().clone()
-        outputs = None if self.outputs is self.inputs else self.outputs.detach().cpu().clone()
-        self.best = NewRows(inputs, outputs, self.best.bias)
+    before: Measured
+    best: Measured
+    step: int = 0
+    worse: int = 0
+    seconds: float = 0.0
+    queue: list[list[int]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Targets:
-    """What comes next in the student's segmentation, where the text so far ends alike.
+class _Training:
+    """What changes from step to step, besides where it stands."""
 
-    Attributes:
-        snippet: (targets,) which one.
-        position: (targets,) in the teaching's tensors: what the next token is predicted from.
-        token: (targets,) index of the new token that comes next; negative for a base token.
-        log_unit: (targets,) what the base gives all that the next token stands for.
-    """
+    def __init__(self, student: Student, options: Distillation, seed: int) -> None:
+        self.student, self.options = student, options
+        self.draw, self.order = random.Random(seed), torch.Generator().manual_seed(seed)
+        self.optimizer = torch.optim.Adam(student.parameters, lr=options.learning_rate)
+        snippets = student.teaching.snippets
+        met = [i for i in range(student.held_out, len(snippets)) if student.pairs[i]]
+        lengths = [len(snippets[i].ids) for i in met]
+        self.groups = [[met[i] for i in g] for g in batches(lengths, options.tokens_per_step)]
+        self.targets = (student.targets.snippet >= student.held_out).nonzero()[:, 0]
 
-    snippet: Tensor
-    position: Tensor
-    token: Tensor
-    log_unit: Tensor
-
-
-def _hidden_pairs(snippet: Snippet) -> list[tuple[int, int]]:
-    """Places of the student and of the teacher that end alike, from the first new token on."""
-    places = range(snippet.first, len(snippet.ids))
-    return [(i, snippet.ends[i]) for i in places if snippet.ends[i] != NOWHERE]
-
-
-def _next_tokens(teaching: Teaching, new: dict[int, int]) -> _Targets:
-    logs = torch.cat([torch.zeros(1), (teaching.logit - teaching.log_total).double().cumsum(0)])
-    found: list[tuple[int, int, int, int]] = []
-    for s, (snippet, start) in enumerate(zip(teaching.snippets, teaching.starts, strict=True)):
-        for i, id_ in enumerate(snippet.ids[1:]):
-            here, there = snippet.ends[i], snippet.ends[i + 1]
-            # A base token comes next for both only where the teacher takes one step as well.
-            if NOWHERE not in (here, there) and (id_ in new or there == here + 1):
-                found.append((s, start + here, new.get(id_, NOWHERE), start + there))
-    snippet_, position, token, end = torch.tensor(found).reshape(-1, 4).T
-    return _Targets(snippet_, position, token, (logs[end] - logs[position]).float())
-
-
-def _train(
-    student: _Student, options: Distillation, seconds: float, seed: int
-) -> tuple[int, _Measured, _Measured]:
-    """Steps until a budget is spent or held-out snippets gain nothing; keeps the best rows."""
-    clock, draw = time.perf_counter(), random.Random(seed)
-    teaching = student.teaching
-    inside = range(student.held_out, len(teaching.snippets))
-    met = [i for i in inside if student.pairs[i]]
-    lengths = [len(teaching.snippets[i].ids) for i in met]
-    groups = [[met[i] for i in group] for group in batches(lengths, options.tokens_per_step)]
-    of_lessons = (student.targets.snippet >= student.held_out).nonzero()[:, 0]
-    frequency = student.frequency[of_lessons]
-    order = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(student.parameters, lr=options.learning_rate)
-    before = best = student.measure(options.tokens_per_step)
-    loss_of = partial(_loss, before=before, reading=not options.next_token_weight)
-    step, worse, queue = 0, 0, list[list[int]]()
-    look = max(1, options.steps // 10)
-    for step in watched(range(1, options.steps + 1), "Distilling rows"):
-        spent = max(step / options.steps, (time.perf_counter() - clock) / max(seconds, 1e-9))
-        if spent > 1 and step > 1:
-            step -= 1
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * min(1.0, step / 10) * max(0.05, 1 - spent)
-        queue = queue or draw.sample(groups, len(groups))
-        picked = of_lessons[
-            torch.multinomial(frequency, _TARGETS, replacement=True, generator=order)
-        ]
-        optimizer.zero_grad()
-        torch.autograd.backward(student.loss(queue.pop(), picked, options.next_token_weight))
+    def step(self, here: _Standing, learning_rate: float) -> None:
+        """One step of the optimizer."""
+        student = self.student
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        here.queue = here.queue or self.draw.sample(self.groups, len(self.groups))
+        frequency = student.frequency[self.targets]
+        drawn = torch.multinomial(frequency, _TARGETS, replacement=True, generator=self.order)
+        self.optimizer.zero_grad()
+        weight = self.options.next_token_weight
+        loss = student.loss(here.queue.pop(), self.targets[drawn], weight)
+        torch.autograd.backward(loss)
         for rows in student.parameters:
             if rows.grad is not None:
                 rows.grad[~student.seen] = 0.0
-        optimizer.step()
+        self.optimizer.step()
+
+    def look(self, here: _Standing) -> None:
+        """Measures on held-out snippets, and keeps the rows where none before were as good."""
+        now = self.student.measure(self.options.tokens_per_step)
+        loss_of = partial(_loss, before=here.before, reading=not self.options.next_token_weight)
+        here.worse = 0 if loss_of(now) < loss_of(here.best) else here.worse + 1
+        if not here.worse:
+            here.best = now
+            self.student.keep()
+
+    def state(self, here: _Standing, reading: float) -> dict[str, Any]:
+        """What `restore` needs, and `distill`."""
+        student = self.student
+        return {
+            "snippets": len(student.teaching.snippets),
+            "reading": reading,
+            "standing": asdict(here),
+            "rows": [rows.detach().cpu().clone() for rows in student.parameters],
+            "best": [student.best.inputs, student.best.outputs],
+            "optimizer": self.optimizer.state_dict(),
+            "draw": self.draw.getstate(),
+            "order": self.order.get_state(),
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any]) -> _Standing:
+        """Puts everything back as it was."""
+        for rows, saved in zip(self.student.parameters, state["rows"], strict=True):
+            rows.copy_(saved)
+        inputs, outputs = state["best"]
+        self.student.best = NewRows(inputs, outputs, self.student.best.bias)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.draw.setstate(state["draw"])
+        self.order.set_state(state["order"])
+        standing = state["standing"]
+        measured = {name: Measured(**standing[name]) for name in ("before", "best")}
+        return _Standing(**{**standing, **measured})
+
+
+def _train(
+    student: Student,
+    options: Distillation,
+    reading: float,
+    seed: int,
+    saving: Checkpoint,
+    state: dict[str, Any] | None,
+) -> _Standing:
+    """Steps until a budget is spent or held-out snippets gain nothing; keeps the best rows."""
+    started, training = time.perf_counter(), _Training(student, options, seed)
+    if state:
+        here = training.restore(state)
+    else:
+        first = student.measure(options.tokens_per_step)
+        here = _Standing(first, first)
+    clock, budget = started - here.seconds, max(options.seconds - reading, 1e-9)
+    look = max(1, options.steps // 10)
+    for step in watched(range(here.step + 1, options.steps + 1), "Distilling rows"):
+        spent = max(step / options.steps, (time.perf_counter() - clock) / budget)
+        if spent > 1 and step > 1:
+            break
+        rate = options.learning_rate * min(1.0, step / 10) * max(0.05, 1 - spent)
+        training.step(here, rate)
         if step % look == 0:
-            now = student.measure(options.tokens_per_step)
-            worse = 0 if loss_of(now) < loss_of(best) else worse + 1
-            if not worse:
-                best = now
-                student.keep()
-            if worse >= options.patience:
-                break
-    return step, before, best
+            training.look(here)
+        here.step, here.seconds = step, time.perf_counter() - clock
+        if here.worse >= options.patience:
+            break
+        if saving.due:
+            saving.save(training.state(here, reading))
+    return here
 
 
-def _loss(now: _Measured, before: _Measured, *, reading: bool) -> float:
+def _loss(now: Measured, before: Measured, *, reading: bool) -> float:
     """The held-out losses that count, each in units of what it was."""
     if reading:
         return now.hidden

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adapt.progress import watched
+
 _CHUNK = 4_096  # rows in float32 at a time: 64 MB where a row has 4,096 columns
+_PURSUED = 64  # rows that `pursue` looks for at a time
 
 Constituents = Sequence[Sequence[int]]
 
@@ -151,16 +154,10 @@ def mean_row(rows: Tensor) -> Tensor:
     return (total / max(rows.shape[0], 1)).float()
 
 
-def omp(rows: Tensor, donor_shared: Tensor, donor_new: Tensor, *, atoms: int = 64) -> Tensor:
+def omp(rows: Tensor, donor_shared: Tensor, donor_new: Tensor, *, atoms: int = 8) -> Tensor:
     """Rows for a donor's tokens: what rebuilds them from shared tokens there, applied here.
 
-    Orthogonal matching pursuit: for each new token, start from the residual r = d (its donor
-    row); `atoms` times take the shared token whose donor row has the largest |cosine| with r, and
-    let r be what least squares over all taken rows leaves of d. The coefficients of the last fit
-    (solved in float64, as normal equations square the condition) then combine the base's rows of
-    the same tokens.
-    Goddard and Fernandes Neto 2025, "Training-Free Tokenizer Transplantation via Orthogonal
-    Matching Pursuit", arXiv 2506.06607. Not in `STRATEGIES`: it needs a donor.
+    Not in `STRATEGIES`: it needs a donor (`adapt.embeddings.donor`).
 
     Args:
         rows: (shared tokens, columns) of the base.
@@ -171,35 +168,86 @@ def omp(rows: Tensor, donor_shared: Tensor, donor_new: Tensor, *, atoms: int = 6
     Returns:
         (new tokens, columns) in the type of `rows`.
     """
-    dictionary = donor_shared.float()
-    unit = torch.nn.functional.normalize(dictionary)
+    return pursue(donor_shared, donor_new, atoms=atoms).of(rows)
+
+
+@dataclass(frozen=True)
+class Combinations:
+    """Sparse combinations of the rows of one matrix, to be taken of another's.
+
+    Attributes:
+        taken: (new tokens, atoms) which rows.
+        weights: (new tokens, atoms) how much of each; float32.
+        left: (new tokens,) length of what they leave of each wanted row, by its own length.
+    """
+
+    taken: Tensor
+    weights: Tensor
+    left: Tensor
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The same combinations of other rows, (new tokens, columns) in their type."""
+        made = torch.zeros(len(self.taken), rows.shape[1])
+        for taken, weights in zip(self.taken.T, self.weights.T, strict=True):
+            made += rows[taken].float() * weights[:, None]
+        return made.to(rows.dtype)
+
+
+def pursue(shared: Tensor, wanted: Tensor, *, atoms: int = 8) -> Combinations:
+    """Orthogonal matching pursuit: rows as sparse combinations of others.
+
+    For each wanted row d start from the residual r = d; `atoms` times take the shared row with
+    the largest |cosine| to r, and let r be what least squares over all taken rows leaves of d.
+    Least squares are solved in float64, as normal equations square the condition.
+    The paper takes 64 of donors a few thousand columns wide; more atoms fit the donor's row better
+    and say less of the base's, the sooner the narrower the donor (docs/decisions.md).
+    Pati, Rezaiifar and Krishnaprasad 1993, "Orthogonal matching pursuit"; for tokens: Goddard and
+    Fernandes Neto 2025, "Training-Free Tokenizer Transplantation via Orthogonal Matching Pursuit",
+    arXiv 2506.06607.
+
+    Args:
+        shared: (shared tokens, columns), any floating type; one copy in float32 is made.
+        wanted: (new tokens, columns), any floating type.
+        atoms: Rows that each combination has, at most; no more than there are rows or columns.
+    """
+    dictionary = shared.float()
+    lengths = dictionary.norm(dim=1)
+    # A row of zeros makes up nothing.
+    scale = torch.where(lengths > 0, 1 / lengths, 0.0)
     atoms = min(atoms, *dictionary.shape)
-    made = [
-        _pursue(dictionary, unit, target.float(), atoms, rows)
-        for target in torch.split(donor_new, 64)
+    parts = [
+        _pursue(dictionary, scale, target.float(), atoms)
+        for target in watched(torch.split(wanted, _PURSUED), "Combining donor's rows")
+        if len(target)
     ]
-    return torch.cat(made).to(rows.dtype) if made else rows[:0]
+    if not parts:
+        none = torch.zeros(0, atoms)
+        return Combinations(none.long(), none, none.sum(1))
+    return Combinations(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _pursue(dictionary: Tensor, unit: Tensor, target: Tensor, atoms: int, rows: Tensor) -> Tensor:
-    """`omp` for some tokens, (tokens, donor columns), to (tokens, columns) in float32."""
+def _pursue(
+    dictionary: Tensor, scale: Tensor, target: Tensor, atoms: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`pursue` for some rows, (tokens, columns)."""
     residual, taken = target, torch.empty(len(target), 0, dtype=torch.long)
-    used = torch.zeros(len(target), len(unit), dtype=torch.bool)
+    used = torch.zeros(len(target), len(dictionary), dtype=torch.bool)
     weights = torch.zeros(len(target), 0)
     for _ in range(atoms):
-        fit = (residual @ unit.T).abs_().masked_fill_(used, -1.0)
+        fit = (residual @ dictionary.T).mul_(scale).abs_().masked_fill_(used, -1.0)
         best = fit.argmax(1, keepdim=True)
         used.scatter_(1, best, True)
         taken = torch.cat([taken, best], 1)
-        basis = dictionary[taken].double()  # (tokens, taken, donor columns)
+        basis = dictionary[taken].double()  # (tokens, taken, columns)
         gram = basis @ basis.transpose(1, 2)
         # A trace of ridge, since rows that the pursuit takes may depend on one another.
         ridge = 1e-10 * gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].clamp_min(1e-30)
-        wanted = basis @ target.double()[..., None]
-        fitted = torch.linalg.solve(gram + ridge * torch.eye(gram.shape[1]), wanted)
+        right = basis @ target.double()[..., None]
+        fitted = torch.linalg.solve(gram + ridge * torch.eye(gram.shape[1]), right)
         weights = fitted[..., 0].float()
         residual = target - torch.einsum("tk,tkd->td", weights, dictionary[taken])
-    return torch.einsum("tk,tkc->tc", weights, rows[taken].float())
+    left = residual.norm(dim=1) / target.norm(dim=1).clamp_min(1e-30)
+    return taken, weights, left
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,71 @@ class Distilled:
 
 
 @dataclass(frozen=True)
+class Transplanted:
+    """How rows were made after another model's (`embeddings.init: omp`).
+
+    Attributes:
+        donor: As the recipe names it.
+        atoms: Tokens that make up a new one, at most.
+        shared: Tokens that base and donor have in common.
+        rebuilt: New tokens that the donor has.
+        left: Median length of what the combinations leave of the donor's input rows, by the rows'
+            own length; 0 where they rebuild them.
+        missing: Ids of new tokens that the donor does not have; their rows are means.
+    """
+
+    donor: str
+    atoms: int
+    shared: int
+    rebuilt: int
+    left: float
+    missing: tuple[int, ...]
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Transplanted:
+        """From a manifest, whose lists were tuples."""
+        return cls(**{**record, "missing": tuple(record["missing"])})
+
+
+@dataclass(frozen=True)
+class Untying:
+    """What `embeddings.untie: auto` went by; bits per byte are of validation text after a probe.
+
+    Attributes:
+        steps: Optimizer steps of each probe.
+        parameters: Of the adapted base with one matrix for input and output.
+        parameters_added: By an output matrix of its own.
+        tied: Bits per byte with one matrix.
+        untied: Bits per byte with two.
+        net: Net benefit of two: how much lower they are, less the share of parameters added.
+        least: Net benefit from which on two are taken.
+    """
+
+    steps: int
+    parameters: int
+    parameters_added: int
+    tied: float
+    untied: float
+    net: float
+    least: float
+
+    @property
+    def share(self) -> float:
+        """Parameters added, of those before."""
+        return self.parameters_added / self.parameters
+
+    @property
+    def sentence(self) -> str:
+        """For the report."""
+        chosen = "an output matrix of its own" if self.net >= self.least else "one matrix"
+        return (
+            f"embeddings.untie auto took {chosen}: after {self.steps} steps {self.untied:.3f} bits "
+            f"per byte untied, {self.tied:.3f} tied; untying adds {self.share:.1%} to the "
+            f"parameters, so its net benefit is {self.net:+.1%} ({self.least:.0%} is needed)"
+        )
+
+
+@dataclass(frozen=True)
 class AdaptedBase:
     """Result of the stage.
 
@@ -85,6 +150,9 @@ class AdaptedBase:
         parameters_added: Numbers that the checkpoint has more than the base's: rows of new
             tokens, and the whole output matrix where it was untied.
         distilled: How rows were learned; None where they were made in closed form.
+        transplanted: How rows were made after a donor's; None where there is none.
+        untied: Whether a tied base got an output matrix of its own.
+        untying: What `embeddings.untie: auto` went by; None where there was nothing to decide.
     """
 
     folder: Path
@@ -100,11 +168,19 @@ class AdaptedBase:
     notes: tuple[str, ...] = ()
     parameters_added: int = 0
     distilled: Distilled | None = None
+    transplanted: Transplanted | None = None
+    untied: bool = False
+    untying: Untying | None = None
 
     @property
     def rows(self) -> dict[str, int]:
         """Rows of each edited tensor after the edit, by name."""
         return {tensor.name: tensor.rows_after for tensor in self.tensors}
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a report says of the rows."""
+        return self.notes if self.untying is None else (*self.notes, self.untying.sentence)
 
     @property
     def tied(self) -> bool:
@@ -127,4 +203,8 @@ class AdaptedBase:
         }
         if record.get("distilled"):
             values["distilled"] = Distilled.from_json(record["distilled"])
+        if record.get("untying"):
+            values["untying"] = Untying(**record["untying"])
+        if record.get("transplanted"):
+            values["transplanted"] = Transplanted.from_json(record["transplanted"])
         return cls(folder, **values)

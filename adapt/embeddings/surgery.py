@@ -118,6 +118,7 @@ def write_adapted_base(
         bytes_copied=sizes["copied"],
         notes=notes,
         parameters_added=_parameters(folder) - _parameters(base),
+        untied=bool(copies),
     )
 
 

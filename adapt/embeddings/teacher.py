@@ -52,6 +52,7 @@ def teach(
     layer: int,
     tokens: int,
     until: float,
+    exactly: int | None = None,
 ) -> Teaching:
     """Reads the snippets with the base.
 
@@ -62,6 +63,8 @@ def teach(
         layer: Layers below the middle states.
         tokens: Of a batch, padding included.
         until: `time.perf_counter()` after which no batch is begun, but the first.
+        exactly: Read until there are so many snippets, whatever the time: what an earlier pass
+            over the same ones came to.
     """
     kept = sources[sources < len(frozen.outputs)].to(frozen.outputs.device)
     rows, bias = frozen.outputs, frozen.bias
@@ -70,7 +73,7 @@ def teach(
     lengths = [len(s.base_ids) for s in snippets]
     read: dict[int, tuple[Tensor, ...]] = {}
     for batch in watched(list(_in_groups(lengths, tokens)), "Reading with the base"):
-        if read and time.perf_counter() > until:
+        if read and (time.perf_counter() > until if exactly is None else len(read) >= exactly):
             break
         ids = padded([snippets[i].base_ids for i in batch], frozen.device)
         middle, last = frozen.both_states(ids, layer)

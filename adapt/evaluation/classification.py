@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 
 from adapt.errors import nearest
 from adapt.evaluation.constrained import constrained
-from adapt.evaluation.heads import class_logits, class_names, encoded, single
+from adapt.evaluation.heads import class_names, logits_of, single
 from adapt.evaluation.labels import answer_log_probabilities
 from adapt.training.batches import completion_ids, prompt_ids
 
@@ -213,10 +213,11 @@ def by_head(
     `labels` has besides.
     """
     names = class_names(model)
-    logits = class_logits(
+    logits = logits_of(
         model,
-        encoded(tokenizer, prompts, options.max_length),
-        pad=tokenizer.pad_token_id,
+        tokenizer,
+        prompts,
+        max_length=options.max_length,
         batch_size=options.batch_size,
         label=options.bar,
     )

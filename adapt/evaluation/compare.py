@@ -18,6 +18,8 @@ _WORTH = 0.03
 
 _NAMES = {"rouge_l": "ROUGE-L"}  # metrics that are not called by their own name
 SPEED = "generated characters/s"
+_DOMAIN = "bits per byte, domain text"
+_MACRO_F1 = ": macro-F1"
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,30 @@ class Comparison:
     Attributes:
         against: `control` or `base`; or the name of another run.
         domain: Difference in bits per byte on domain text, adapted minus the other, with its
-            paired 95 % interval; below zero is better.
+            paired 95 % interval; below zero is better. None where the models write no text.
         general: The same on general text.
         figures: Every figure that both have on the same data, those two among them.
         notes: Figures that were not compared, and why.
     """
 
     against: str
-    domain: Interval
+    domain: Interval | None
     general: Interval | None
     figures: tuple[Figure, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def leading(self) -> Figure | None:
+        """The figure that decides.
+
+        Bits per byte on domain text; of models with a head of classes the macro-F1 of its task, or
+        the share of rows whose labels are all right where a row has several. None where the two
+        share no such figure.
+        """
+        paired = [figure for figure in self.figures if figure.difference is not None]
+        first = [f for f in paired if f.name == _DOMAIN] if self.domain else []
+        first = first or [f for f in paired if f.name.endswith(_MACRO_F1)] or paired
+        return first[0] if first else None
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,8 @@ class Verdict:
     """The recommendation.
 
     Attributes:
-        choice: `adopt`, `adopt for speed`, `no difference` or `do not extend`.
+        choice: `adopt`, `adopt for speed`, `no difference` or `do not extend`; `not compared` where
+            there is nothing to compare with.
         sentence: The choice with the figures that it rests on.
     """
 
@@ -99,14 +115,20 @@ def compare(adapted: ModelScores, other: ModelScores, against: str, seed: int) -
     Raises:
         ValueError: The held-out domain documents are not the same.
     """
-    if not same_documents(adapted.domain, other.domain):
-        raise ValueError("the two models were not scored on the same documents")
-    found = [_likelihood("bits per byte, domain text", adapted.domain, other.domain, seed)]
-    rows = other.domain.fragmented or adapted.domain.fragmented
-    if rows:
-        name = "bits per byte, fragmented text"
-        found.append(_likelihood(name, adapted.domain, other.domain, seed, rows))
+    found: list[Figure] = []
     notes = []
+    domain = None
+    if adapted.domain and other.domain:
+        if not same_documents(adapted.domain, other.domain):
+            raise ValueError("the two models were not scored on the same documents")
+        found.append(_likelihood(_DOMAIN, adapted.domain, other.domain, seed))
+        domain = found[0].difference
+        rows = other.domain.fragmented or adapted.domain.fragmented
+        if rows:
+            name = "bits per byte, fragmented text"
+            found.append(_likelihood(name, adapted.domain, other.domain, seed, rows))
+    elif adapted.domain or other.domain:
+        notes.append("domain text: one of the two writes no text, not compared")
     general = None
     if adapted.general and other.general:
         if same_documents(adapted.general, other.general):
@@ -123,12 +145,22 @@ def compare(adapted: ModelScores, other: ModelScores, against: str, seed: int) -
             found += _macro_f1(task, scores, other.tasks[task], seed)
         else:
             notes.append(f"task {task}: {figure}, not compared")
-    speeds = adapted.characters_per_second, other.characters_per_second
-    if speeds[0] is not None and speeds[1] is not None:
-        found.append(Figure(SPEED, "higher", 0, "", speeds[0], speeds[1]))
-    domain = found[0].difference
-    assert domain is not None
+    found += _speeds(adapted, other)
     return Comparison(against, domain, general, tuple(found), tuple(notes))
+
+
+def _speeds(a: ModelScores, b: ModelScores) -> list[Figure]:
+    """Medians over rounds, of what was timed in turns."""
+    if a.speed is None or b.speed is None:
+        return []
+    fields = {
+        SPEED: "decode_characters_per_second",
+        "prompt characters/s": "prompt_characters_per_second",
+    }
+    return [
+        Figure(name, "higher", 0, "", getattr(a.speed, f).median, getattr(b.speed, f).median)
+        for name, f in fields.items()
+    ]
 
 
 def same_documents(a: Likelihood, b: Likelihood) -> bool:
@@ -201,7 +233,7 @@ def _macro_f1(name: str, a: TaskScores, b: TaskScores, seed: int) -> list[Figure
     tested = paired_statistic_test(ours, theirs, a.rows, seed)
     return [
         Figure(
-            f"{name}: macro-F1",
+            f"{name}{_MACRO_F1}",
             "higher",
             a.rows,
             a.data,
@@ -219,8 +251,8 @@ def _macro_f1(name: str, a: TaskScores, b: TaskScores, seed: int) -> list[Figure
 # -- verdict ----------------------------------------------------------------------------------
 
 
-def decide(domain: Interval, reference: float, saved: float, *, loses_to_base: bool) -> str:
-    """The one rule, on bits per byte of held-out domain text.
+def decide(worse: Interval, reference: float, saved: float, *, loses_to_base: bool) -> str:
+    """The one rule, on the figure that `Comparison.leading` names.
 
     - A model that is worse than its own base, the whole interval above zero: do not extend.
     - The whole interval against the reference below zero: adopt.
@@ -230,18 +262,20 @@ def decide(domain: Interval, reference: float, saved: float, *, loses_to_base: b
     - Anything else: no difference.
 
     Args:
-        domain: Model minus reference, paired.
-        reference: Bits per byte of the reference.
+        worse: By how much the model is worse than the reference, paired.
+        reference: The reference's figure.
         saved: Share of tokens saved against the reference.
         loses_to_base: Whether the model is worse than its own base.
     """
     if loses_to_base:
         return "do not extend"
-    if domain.high < 0:
+    if worse.high < 0:
         return "adopt"
-    if domain.value / reference <= _MARGIN and saved >= _WORTH:
+    # A share of zero has no size: a reference with nothing right is not lost to by a little.
+    share = worse.value / reference if reference else worse.value
+    if share <= _MARGIN and saved >= _WORTH:
         return "adopt for speed"
-    return "do not extend" if domain.low > 0 else "no difference"
+    return "do not extend" if worse.low > 0 else "no difference"
 
 
 def verdict(
@@ -250,51 +284,60 @@ def verdict(
     """Decides by `decide` against the control, or the base where there is none.
 
     Args:
-        comparisons: By `control` and `base`.
+        comparisons: By `control` and `base`, as far as there are any.
         scores: By `base`, `control` and `adapted`.
         tokens_saved: Share of tokens saved on held-out domain text.
     """
     against = "control" if "control" in comparisons else "base"
-    base = comparisons["base"].domain
+    if against not in comparisons:
+        return Verdict(
+            "not compared",
+            f"Not compared: a head has no untrained base to set it against, {_tokens(tokens_saved)}"
+            " (evaluation.control trains the same head on the base's tokenizer).",
+        )
+    base = comparisons["base"].domain if "base" in comparisons else None
+    better = scores["base"].domain if base and base.low > 0 else None
     return judge(
-        comparisons[against],
-        "adapted",
-        (scores["adapted"].domain.interval.value, scores[against].domain.interval.value),
-        tokens_saved,
-        scores["base"].domain.interval.value if base.low > 0 else None,
+        comparisons[against], "adapted", tokens_saved, better.interval.value if better else None
     )
 
 
 def judge(
-    comparison: Comparison,
-    name: str,
-    values: tuple[float, float],
-    tokens_saved: float | None,
-    better_base: float | None,
+    comparison: Comparison, name: str, tokens_saved: float | None, better_base: float | None
 ) -> Verdict:
     """`decide`, and the sentence that goes with it.
 
     Args:
         comparison: Of the model with its reference.
         name: The model's.
-        values: Bits per byte on domain text, of the model and of the reference.
         tokens_saved: Share of tokens saved on held-out domain text; None where it is not known,
             and then nothing is adopted for speed.
         better_base: Bits per byte of the model's own base, where it is told to be better.
     """
-    domain, against = comparison.domain, comparison.against
-    value, reference = values
-    share = domain.value / reference
+    figure, against = comparison.leading, comparison.against
+    if figure is None or figure.difference is None:
+        return Verdict("not compared", f"Not compared: {name} and {against} share no figure.")
+    change = figure.difference
+    worse = change if figure.better == "lower" else _negative(change)
+    share = worse.value / figure.other if figure.other else 0.0
+    task, _, metric = figure.name.partition(": ")
+    measured = f"{metric} on held-out rows of {task}"
+    if figure.name == _DOMAIN:
+        measured = "bits per byte on held-out domain text"
     figures = (
-        f"{name} {value:.3f} bits per byte on held-out domain text, {against} {reference:.3f}: "
+        f"{name} {figure.value:.3f} {measured}, {against} {figure.other:.3f}: "
         f"{abs(share):.1%} {'worse' if share > 0 else 'better'} "
-        f"(difference {domain.value:+.3f}, 95 % interval {domain.low:+.3f} to {domain.high:+.3f})"
+        f"(difference {change.value:+.3f}, 95 % interval {change.low:+.3f} to {change.high:+.3f})"
         f", {_tokens(tokens_saved)}"
     )
     if better_base is not None:
         figures += f"; the base itself has {better_base:.3f}"
-    choice = decide(domain, reference, tokens_saved or 0.0, loses_to_base=better_base is not None)
+    choice = decide(worse, figure.other, tokens_saved or 0.0, loses_to_base=better_base is not None)
     return Verdict(choice, f"{choice.capitalize()}: {figures}.")
+
+
+def _negative(interval: Interval) -> Interval:
+    return Interval(-interval.value, -interval.high, -interval.low)
 
 
 def _tokens(saved: float | None) -> str:

@@ -1,4 +1,4 @@
-"""A trained head: logits of classes to labels, one or several a text."""
+"""A head of classes: logits to labels, one or several a text."""
 
 from __future__ import annotations
 
@@ -16,15 +16,30 @@ from adapt.progress import watched
 THRESHOLD = 0.5
 
 
+def has_head(model: Any) -> bool:  # noqa: ANN401
+    """Whether a model gives a text logits of classes, and writes none."""
+    return type(model).__name__.endswith("ForSequenceClassification")
+
+
 def class_names(model: Any) -> tuple[str, ...]:  # noqa: ANN401
     """The head's labels in the order of its logits, as its configuration names them."""
     return tuple(str(name) for _, name in sorted(model.config.id2label.items()))
 
 
-def encoded(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:  # noqa: ANN401
-    """Ids of each text with the tokenizer's own special tokens, cut at the right."""
+def encoded(
+    model: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    texts: Sequence[str],
+    max_length: int,
+) -> list[list[int]]:
+    """Ids of each text with the tokenizer's own special tokens, cut at the right.
+
+    Nothing is longer than the model has positions for.
+    """
     if not texts:
         return []
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    max_length = min(max_length, positions or max_length, tokenizer.model_max_length)
     ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=max_length)[
         "input_ids"
     ]
@@ -83,6 +98,30 @@ def single(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities of classes that exclude each other: softmax, (texts, classes)."""
     found: NDArray[np.float64] = softmax(logits, axis=-1)
     return found
+
+
+def logits_of(
+    model: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    batch_size: int,
+    label: str,
+) -> NDArray[np.float64]:
+    """`class_logits` of texts.
+
+    Args:
+        model: As there.
+        tokenizer: Its tokenizer.
+        texts: Bare texts, as in training.
+        max_length: Texts lose their end beyond this; tokens.
+        batch_size: As there.
+        label: As there.
+    """
+    ids = encoded(model, tokenizer, texts, max_length)
+    pad = tokenizer.pad_token_id
+    return class_logits(model, ids, pad=pad, batch_size=batch_size, label=label)
 
 
 def several(

@@ -216,3 +216,43 @@ def label_statistics(
         return float(both / np.sqrt(norm)) if norm > 0 else 0.0
 
     return {"macro_f1": macro_f1, "mcc": mcc}
+
+
+def set_class_scores(
+    predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
+) -> tuple[ClassScores, ...]:
+    """Every label's own figures where a row may have several, by name."""
+    coder = MultiLabelBinarizer().fit([*predictions, *references])
+    columns = precision_recall_fscore_support(
+        coder.transform(references), coder.transform(predictions), zero_division=0
+    )
+    return tuple(
+        ClassScores(str(label), float(p), float(r), float(f), int(n))
+        for label, p, r, f, n in zip(coder.classes_, *columns, strict=True)
+    )
+
+
+def set_statistics(
+    predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
+) -> dict[str, Callable[[NDArray[np.int64]], float]]:
+    """Micro- and macro-F1 of chosen rows, where a row may have several labels.
+
+    Of all rows they are what `SetMicroF1` and `SetMacroF1` say.
+    """
+    coder = MultiLabelBinarizer().fit([*predictions, *references])
+    found, right = (coder.transform(sets).astype(bool) for sets in (predictions, references))
+
+    def counts(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        a, b = found[rows], right[rows]
+        return (a & b).sum(0), a.sum(0) + b.sum(0)
+
+    def micro(rows: NDArray[np.int64]) -> float:
+        hits, said = counts(rows)
+        return float(2 * hits.sum() / said.sum()) if said.sum() else 1.0
+
+    def macro(rows: NDArray[np.int64]) -> float:
+        hits, said = counts(rows)
+        seen = said > 0
+        return float((2 * hits[seen] / said[seen]).mean()) if seen.any() else 1.0
+
+    return {"set_micro_f1": micro, "set_macro_f1": macro}

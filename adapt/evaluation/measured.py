@@ -80,7 +80,7 @@ def _of_run(name: str, run: Workspace, model: str) -> Measured:
         )
     domain = FertilityReport.from_json(_read(run.reports / "fertility.json")).domain
     adapted = model == "adapted"
-    base = ModelScores.from_json(by_name["base"]) if adapted else None
+    base = ModelScores.from_json(by_name["base"]) if adapted and "base" in by_name else None
     scores = ModelScores.from_json(by_name[model])
     return Measured(name, scores, domain[-1 if adapted else 0], base)
 
@@ -102,8 +102,8 @@ def against(measured: Measured, reference: Measured, seed: int = 0) -> tuple[Com
         DataError: They were not scored on the same held-out domain documents.
     """
     ours, theirs = measured.scores, reference.scores
-    if not same_documents(ours.domain, theirs.domain):
-        hashes = [one.domain.data[:12] or "unknown" for one in (ours, theirs)]
+    if ours.domain and theirs.domain and not same_documents(ours.domain, theirs.domain):
+        hashes = [one.data[:12] or "unknown" for one in (ours.domain, theirs.domain)]
         raise DataError(
             f"was scored on other held-out documents than {reference.name}",
             where=measured.name,
@@ -111,15 +111,13 @@ def against(measured: Measured, reference: Measured, seed: int = 0) -> tuple[Com
             fix="score both on one recipe's corpus: adapt evaluate MODEL --recipe R",
         )
     comparison = compare(ours, theirs, reference.name, seed)
-    values = ours.domain.interval.value, theirs.domain.interval.value
     better_base = None
-    if measured.base and same_documents(ours.domain, measured.base.domain):
-        base = compare(ours, measured.base, "base", seed)
-        if base.domain.low > 0:
-            better_base = measured.base.domain.interval.value
-    return comparison, judge(
-        comparison, measured.name, values, _saved(measured, reference), better_base
-    )
+    base = measured.base.domain if measured.base else None
+    if measured.base and base and ours.domain and same_documents(ours.domain, base):
+        found = compare(ours, measured.base, "base", seed).domain
+        if found and found.low > 0:
+            better_base = base.interval.value
+    return comparison, judge(comparison, measured.name, _saved(measured, reference), better_base)
 
 
 def _saved(measured: Measured, reference: Measured) -> float | None:

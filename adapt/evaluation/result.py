@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -133,23 +134,94 @@ class EdgeScores:
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """A figure of each round, in the order of rounds, so that models can be compared in pairs.
+
+    Attributes:
+        values: One a round.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Of all rounds."""
+        return statistics.median(self.values)
+
+    @property
+    def low(self) -> float:
+        """The lowest."""
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        """The highest."""
+        return max(self.values)
+
+
+@dataclass(frozen=True)
+class SpeedScores:
+    """How fast one model is, timed in turns with others (`evaluation.speed.measure_speed`).
+
+    Attributes:
+        prompt_characters_per_second: Of a batch of prompts, up to the first token written.
+        decode_characters_per_second: Of what is written after it, the batch taken together.
+        decode_tokens_per_second: The same in tokens.
+        latency_p50_ms: Half of the requests, each a prompt alone and a fixed number of tokens,
+            took no longer; milliseconds.
+        latency_p90_ms: 90 % of them did.
+        latency_p99_ms: 99 % of them did; below a hundred requests close to the longest.
+        requests: How many there were, over all rounds.
+        documents: Prompts of the batch.
+        peak_memory_bytes: What the model needed for the batch; see `memory`.
+        memory: `allocated`: weights and the most that tensors took beside them on the device;
+            `weights and cache`: computed on a CPU, without activations.
+    """
+
+    prompt_characters_per_second: Rounds
+    decode_characters_per_second: Rounds
+    decode_tokens_per_second: Rounds
+    latency_p50_ms: float
+    latency_p90_ms: float
+    latency_p99_ms: float
+    requests: int
+    documents: int
+    peak_memory_bytes: int
+    memory: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For the stage's manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> SpeedScores:
+        """The result of a finished stage."""
+        values: Any = {
+            name: Rounds(tuple(value["values"])) if isinstance(value, dict) else value
+            for name, value in record.items()
+        }
+        return cls(**values)
+
+
+@dataclass(frozen=True)
 class ModelScores:
     """All scores of one model.
 
     Attributes:
-        domain: On held-out domain text.
+        domain: On held-out domain text; None of a model with a head of classes, which says nothing
+            of how likely a text is.
         general: On general text; None where the recipe names none.
         tasks: By name.
-        characters_per_second: Of decoding, at a fixed number of tokens; None where no held-out
-            document is long enough to be continued.
         edge: On held-out domain text; None where it was not measured, or no text can be cut.
+        speed: In turns with the other models of a run; None where it was not measured, or no
+            held-out document can be continued.
     """
 
-    domain: Likelihood
+    domain: Likelihood | None
     general: Likelihood | None
     tasks: dict[str, TaskScores]
-    characters_per_second: float | None
     edge: EdgeScores | None = None
+    speed: SpeedScores | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For the stage's manifest."""
@@ -159,13 +231,13 @@ class ModelScores:
     def from_json(cls, record: dict[str, Any]) -> ModelScores:
         """The result of a finished stage."""
         tasks = {name: _task(task) for name, task in record["tasks"].items()}
-        general = record["general"]
+        domain, general = record["domain"], record["general"]
         return cls(
-            _likelihood(record["domain"]),
+            domain and _likelihood(domain),
             general and _likelihood(general),
             tasks,
-            record["characters_per_second"],
             _edge(record.get("edge")),
+            SpeedScores.from_json(record["speed"]) if record.get("speed") else None,
         )
 
 

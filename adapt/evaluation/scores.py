@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,11 +13,12 @@ import numpy as np
 from adapt.corpus import Corpus
 from adapt.evaluation.bootstrap import ratio_interval
 from adapt.evaluation.edges import edge_scores
+from adapt.evaluation.heads import has_head
 from adapt.evaluation.likelihood import Reading, halves, read_documents
 from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
 from adapt.evaluation.slices import fragmented, text_hash
-from adapt.evaluation.speed import decoding_speed
-from adapt.recipe.evaluation import AnyTask, ClassificationTask, EvaluationSection
+from adapt.evaluation.tasks import Subject
+from adapt.recipe.evaluation import AnyTask, EvaluationSection, GenerationTask
 from adapt.training.reading import never_written
 
 Item = TypeVar("Item")
@@ -36,8 +37,8 @@ def score_model(
     name: str,
     seed: int,
     predictions: Path,
+    baselines: bool = False,
     new_ids: Sequence[int] = (),
-    heads: Mapping[str, Any] | None = None,
     writer: Any = None,  # noqa: ANN401
     base_tokenizer: Any = None,  # noqa: ANN401
 ) -> ModelScores:
@@ -46,20 +47,27 @@ def score_model(
     Args:
         section: `evaluation` of the recipe.
         corpus: Only its test side and the general text are read.
-        model: A causal language model in evaluation mode.
+        model: In evaluation mode: a causal language model; or one with a head of classes, of which
+            the recipe's tasks are scored and nothing else.
         tokenizer: Its tokenizer.
         name: For progress bars and file names: base, control or adapted.
         seed: Of the bootstrap.
         predictions: Folder that gets two files a task: rows with prompt, answer and scores, and
             how the answers were made.
+        baselines: Whether baselines of classification tasks are measured beside it.
         new_ids: Ids of the new tokens of an adapted tokenizer, for the adoption rate and the share
             of probability that they get.
-        heads: Models with class logits, on the same tokenizer, by the task they were trained on.
         writer: Where units are only read, the base's tokenizer: labels are written with it, and
             of each document the second half is scored in it, after the first in `tokenizer`'s.
         base_tokenizer: Decides which documents are fragmented (`slices.fragmented`); without one,
             they are found only where `name` is base, whose tokenizer it is.
     """
+    subject = Subject(
+        model, tokenizer, name, new_ids=tuple(new_ids), baselines=baselines, writer=writer
+    )
+    if has_head(model):
+        tasks = _score_tasks(section, corpus, subject, seed, predictions)
+        return ModelScores(None, None, tasks)
     read = {
         "max_length": section.max_length,
         "batch_size": section.per_device_eval_batch_size,
@@ -79,21 +87,7 @@ def score_model(
     if texts:
         reading = read_documents(model, tokenizer, texts, label=f"{name}: general text", **read)
         general = _measure(_scored(texts, writer), seed, reading)
-    tasks = {
-        task.name: _score_task(
-            section, task, corpus, model, tokenizer, name, seed, predictions, new_ids, heads, writer
-        )
-        for task in section.tasks
-    }
-    speed = decoding_speed(
-        model,
-        tokenizer,
-        held_out,
-        new_tokens=32,
-        batch_size=section.per_device_eval_batch_size,
-        rounds=3,
-        label=f"{name}: decoding",
-    )
+    tasks = _score_tasks(section, corpus, subject, seed, predictions)
     edge = None  # what is only read never reaches over a prompt's end
     if writer is None:
         edge = edge_scores(
@@ -106,7 +100,7 @@ def score_model(
             seed=seed,
             label=f"{name}: edges of prompts",
         )
-    return ModelScores(domain, general, tasks, speed, edge)
+    return ModelScores(domain, general, tasks, edge)
 
 
 def sample(texts: Iterable[str], documents: int, max_bytes: int, seed: int) -> list[str]:
@@ -150,38 +144,35 @@ def _measure(texts: Sequence[str], seed: int, reading: Reading) -> Likelihood:
     )
 
 
+def _score_tasks(
+    section: EvaluationSection, corpus: Corpus, subject: Subject, seed: int, predictions: Path
+) -> dict[str, TaskScores]:
+    return {
+        task.name: _score_task(section, task, corpus, subject, seed, predictions)
+        for task in section.tasks
+    }
+
+
 def _score_task(
     section: EvaluationSection,
     task: AnyTask,
     corpus: Corpus,
-    model: Any,  # noqa: ANN401
-    tokenizer: Any,  # noqa: ANN401
-    name: str,
+    subject: Subject,
     seed: int,
     predictions: Path,
-    new_ids: Sequence[int],
-    heads: Mapping[str, Any] | None,
-    writer: Any,  # noqa: ANN401
 ) -> TaskScores:
-    # evaluate takes seconds to import, and only a stage that scores tasks should wait for it
-    from adapt.evaluation.tasks import Subject, score_labels, score_texts
-
     held_out = _shuffled(corpus.rows(task.name, "test"), seed)
     rows = held_out[: task.max_documents or section.max_documents]
-    head = (heads or {}).get(task.name)
-    subject = Subject(
-        head or model,
-        tokenizer,
-        name,
-        new_ids=tuple(new_ids),
-        has_head=head is not None,
-        baselines=name not in ("control", "adapted"),
-        writer=writer,
-    )
-    if isinstance(task, ClassificationTask):
-        train = list(corpus.rows(task.name, "train"))
-        scored = score_labels(section, task, train, rows, subject, seed, predictions)
-        scored = replace(scored, references=tuple(str(row[task.label]) for row in rows))
-    else:
+    if isinstance(task, GenerationTask):
+        from adapt.evaluation.text_tasks import score_texts
+
         scored = score_texts(section, task, rows, subject, seed, predictions)
+    else:
+        # scikit-learn and evaluate take seconds to import: only what scores tasks waits for them
+        from adapt.evaluation.label_tasks import score_labels
+        from adapt.evaluation.set_tasks import score_label_sets
+
+        score = score_label_sets if task.label_separator else score_labels
+        train = list(corpus.rows(task.name, "train"))
+        scored = score(section, task, train, rows, subject, seed, predictions)
     return replace(scored, data=text_hash(rows))

@@ -167,12 +167,14 @@ def _loading(results: Results, what: str, repo: str, base_model: str | None, ada
     own = f'import adapt\n\nmodel, tokenizer = adapt.load("{repo}")'
     tokenizer = f'tokenizer = AutoTokenizer.from_pretrained("{repo}")'
     enough = (adapted or base_model) and not results.beyond_peft and not results.read_only
-    plain = what != "adapter" or (enough and (adapted or not results.moves_ids))
+    head = results.recipe["training"]["phases"][-1]["objective"] == "classification"
+    kind = "AutoModelForSequenceClassification" if head else "AutoModelForCausalLM"
+    plain = what != "adapter" or (enough and (adapted or not results.moves_ids) and not head)
     if what == "tokenizer":
         code = f"from transformers import AutoTokenizer\n\n{tokenizer}"
     elif what in ("merged", "base", "whole"):
-        code = "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        code += f'model = AutoModelForCausalLM.from_pretrained("{repo}")\n{tokenizer}'
+        code = f"from transformers import {kind}, AutoTokenizer\n\n"
+        code += f'model = {kind}.from_pretrained("{repo}")\n{tokenizer}'
     elif plain and adapted:
         code = "from peft import PeftModel\n"
         code += "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -248,7 +250,8 @@ def _scores(evaluation: Mapping[str, Any]) -> str:
         "would have gained is not known."
     )
     for name, compared in evaluation["comparisons"].items():
-        lines.append(f"Domain text, adapted minus {name}: {_difference(compared['domain'])}.")
+        if compared["domain"]:
+            lines.append(f"Domain text, adapted minus {name}: {_difference(compared['domain'])}.")
     return "\n\n".join(lines)
 
 
@@ -296,15 +299,18 @@ def _cost(evaluation: Mapping[str, Any]) -> str:
     rows = [[stage, f"{seconds:,.1f}"] for stage, seconds in evaluation["seconds"].items()]
     lines = ["## Cost", _table(["stage", "seconds"], rows)]
     for name, trained in evaluation["training"].items():
+        metered = any(phase.get("energy_kwh") is not None for phase in trained["phases"])
         phases = [
             [
                 _plain(phase["name"]),
                 *(f"{phase[k]:,}" for k in ("steps", "documents", "bytes_", "tokens")),
                 f"{phase['seconds']:,.1f}",
+                *([_formatted(phase.get("energy_kwh"), ".3g")] if metered else []),
             ]
             for phase in trained["phases"]
         ]
         head = [f"{name}: phase", "steps", "documents", "bytes", "tokens", "seconds"]
+        head += ["kWh, estimated by codecarbon"] if metered else []
         lines.append(_table(head, phases))
         lines.append(
             f"{trained['trainable']:,} parameters trained; "

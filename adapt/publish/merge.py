@@ -1,7 +1,6 @@
 """Merges an adapter into a stand-alone checkpoint, and has a fresh process read it.
 
-What must agree, in units of the spread of the logits (their standard deviation over the
-vocabulary, mean of all positions):
+What must agree, in units of the spread of the logits (`adapt.publish.agreement`):
 
 1. the merged weights with the adapter beside its base, both in float32: every logit, to `EXACT`.
    So the merge is right;
@@ -37,15 +36,17 @@ from peft import PeftModel
 from safetensors import safe_open
 from torch import Tensor
 
-from adapt.errors import AdaptError, ModelError, WorkspaceError
+from adapt.errors import AdaptError, ModelError
+from adapt.evaluation.heads import has_head
 from adapt.publish import stock
+from adapt.publish.agreement import EXACT, ROUNDING, differences, spread
 from adapt.publish.load import CONFIG, Source, load_weights, locate, refuse_dtype
+from adapt.publish.target import inside, refuse_existing
+from adapt.training.model import auto_class
 from adapt.vocab import OUTPUT, TOKENIZER_FILES, VocabDelta, load_tokenizer
 from adapt.vocab.delta import FILE_NAME
-from adapt.workspace import Workspace, new_folder
+from adapt.workspace import new_folder
 
-EXACT = 2e-3
-ROUNDING = {"float32": 2e-3, "float16": 0.05, "bfloat16": 0.25}
 GENERATIONS, NEW_TOKENS = 20, 20
 
 # Prompts to compare on; half give way to units of the adapter.
@@ -107,7 +108,10 @@ class Merged:
 
 @dataclass(frozen=True)
 class _Answers:
-    """What a model gives: ids and logits, (tokens, vocabulary), of texts, and continuations."""
+    """What a model gives: ids and logits, (tokens, vocabulary), of texts, and continuations.
+
+    A model with a head of classes gives (1, classes) and no continuations.
+    """
 
     ids: list[list[int]]
     logits: list[Tensor]
@@ -143,8 +147,8 @@ def merge(
         MergeError: The checkpoint is not what was merged; it is gone then.
     """
     refuse_dtype(dtype)
-    target = output or _inside(Path(reference))
-    _refuse_existing(target, force)
+    target = output or inside(Path(reference), "merged")
+    refuse_existing(target, force, "a checkpoint", CONFIG)
     source = locate(reference, base=base, trust_remote_code=trust_remote_code)
     if source.adapter is None:
         raise ModelError("has no adapter to merge, it is a whole checkpoint", where=str(reference))
@@ -161,37 +165,14 @@ def merge(
         _save(model, stored, max_shard_size, source, unfinished)
         _cast(model, torch.float32)
         rounded = merged if stored == "float32" else _logits(model, tokenizer, prompts)
+        vocabulary = model.config.get_text_config().vocab_size
         del model  # the fresh process needs the memory
         fresh, gaps = _fresh_process(unfinished, prompts, expected, trust_remote_code)
         difference, near_ties = _judge(fresh, gaps, rounded, expected, ROUNDING[stored])
     files = sorted(target.glob("*.safetensors"))
     bytes_ = sum(file.stat().st_size for file in files)
-    vocabulary = fresh.logits[0].shape[1]
     tolerance = ROUNDING[stored]
     return Merged(target, stored, bytes_, len(files), vocabulary, difference, tolerance, near_ties)
-
-
-def _inside(reference: Path) -> Path:
-    """`merged` in a run folder.
-
-    Raises:
-        WorkspaceError: It is not a run folder.
-    """
-    run = Workspace(reference.expanduser())
-    if run.recipe.is_file():
-        return run.root / "merged"
-    raise WorkspaceError("is not a run folder", where=str(reference), fix="give --output FOLDER")
-
-
-def _refuse_existing(target: Path, force: bool) -> None:
-    if not target.exists():
-        return
-    if not force:
-        fix = "choose another, or --force to replace it"
-        raise WorkspaceError("exists already", where=str(target), fix=fix)
-    if not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG).is_file()):
-        fix = "--force replaces checkpoints only; choose another folder"
-        raise WorkspaceError("holds something that is not a checkpoint", where=str(target), fix=fix)
 
 
 def _stored_dtype(checkpoint: Path) -> str:
@@ -222,7 +203,8 @@ def _texts(prompts: Sequence[str]) -> list[str]:
 
 def _answers(model: Any, tokenizer: Any, prompts: list[str]) -> _Answers:  # noqa: ANN401
     read = stock.read(model, tokenizer, _texts(prompts))
-    generated, _ = stock.go_on(model, tokenizer, prompts, NEW_TOKENS)
+    writes = not has_head(model)
+    generated = stock.go_on(model, tokenizer, prompts, NEW_TOKENS)[0] if writes else []
     return _Answers([ids.tolist() for ids, _ in read], [logits for _, logits in read], generated)
 
 
@@ -268,6 +250,7 @@ def _fresh_process(
         "texts": texts,
         "prompts": prompts,
         "expected": expected.generated,
+        "auto_class": auto_class(folder),
         "device": str(device()),
         "trust_remote_code": trust_remote_code,
     }
@@ -313,15 +296,14 @@ def _judge(
     if fresh.ids != expected.ids:
         raise MergeError("the merged checkpoint's tokenizer cuts text otherwise than the adapter's")
     _refuse_difference(fresh.logits, rounded, "what was written is not what was merged")
-    difference = float(torch.cat(_differences(fresh.logits, expected.logits)).median())
-    difference /= _spread(expected.logits)
+    difference = float(differences(fresh.logits, expected.logits).median())
     if not difference <= tolerance:
         raise MergeError(
             f"rounding changed the model too much: logits differ by {difference:.2g} of their "
             f"spread, {tolerance:.2g} allowed",
             fix="give --dtype float32",
         )
-    allowed = 2 * tolerance * _spread(expected.logits)
+    allowed = 2 * tolerance * spread(expected.logits)
     differing = [gap for gap in gaps if gap is not None]
     wrong = [gap for gap in differing if gap > allowed]
     if wrong:
@@ -332,26 +314,14 @@ def _judge(
     return difference, len(differing)
 
 
-def _differences(found: Sequence[Tensor], expected: Sequence[Tensor]) -> list[Tensor]:
-    """Largest difference of a logit at each position of each text."""
-    pairs = zip(found, expected, strict=True)
-    return [(f - e).abs().nan_to_num(float("inf")).amax(dim=-1) for f, e in pairs]
-
-
 def _refuse_difference(found: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
     """Refuses any difference beyond `EXACT`; not a number counts as one."""
     if [f.shape for f in found] != [e.shape for e in expected]:
         sizes = f"{found[0].shape[-1]} instead of {expected[0].shape[-1]}"
         raise MergeError(f"{what}: logits of another size, {sizes}")
-    largest = max(float(each.max()) for each in _differences(found, expected))
-    difference = largest / _spread(expected)
+    difference = float(differences(found, expected).max())
     if not difference <= EXACT:
         raise MergeError(
             f"{what}: logits differ by {difference:.2g} of their spread, {EXACT:.2g} allowed",
             fix="nothing was written; please report it with the recipe",
         )
-
-
-def _spread(logits: Sequence[Tensor]) -> float:
-    """Standard deviation of logits over the vocabulary, mean of all positions."""
-    return float(torch.cat([text.std(dim=-1) for text in logits]).mean())

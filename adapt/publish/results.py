@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from adapt import bases
-from adapt.errors import ModelError, WorkspaceError
+from adapt.corpus.licence import licence_id
+from adapt.errors import WorkspaceError
+from adapt.publish.settings import AdapterSettings
 from adapt.workspace import Workspace
 
 # Where the weights of a packaged model come from. The package may hold them at lower precision.
@@ -57,7 +58,7 @@ class Results:
         """Whether plain PEFT, from the original base, would lack a part of the model."""
         rows, folder = self.recipe.get("embeddings", {}), Workspace(self.root).adapter
         more = (folder / "on_rows").is_dir() or (folder / "context.json").is_file()
-        return bool(rows.get("untie") or rows.get("pad_to_multiple_of")) or more
+        return _untied(rows, folder) or bool(rows.get("pad_to_multiple_of")) or more
 
     @property
     def base(self) -> str:
@@ -94,9 +95,15 @@ def read_results(run: Path) -> Results:
             fix="run its recipe again",
         ) from None
     # Then the adapter names the adapted base, which lies in the run.
-    on_adapted = delta.moves_ids or bool(recipe.get("embeddings", {}).get("untie"))
+    on_adapted = delta.moves_ids or _untied(recipe.get("embeddings", {}), workspace.adapter)
     base_id = _base_id(workspace, str(recipe["model"]["base"]), on_adapted)
     return Results(run, evaluation, fertility, recipe, delta.moves_ids, delta.read_only, base_id)
+
+
+def _untied(embeddings: Mapping[str, Any], adapter: Path) -> bool:
+    """Whether a tied base got an output matrix of its own; the recipe may have left it open."""
+    asked = embeddings.get("untie", False)
+    return AdapterSettings.load(adapter).untie if asked == "auto" else bool(asked)
 
 
 def _base_id(workspace: Workspace, base: str, on_adapted: bool) -> str | None:
@@ -127,29 +134,8 @@ def hub_id(base: str) -> str | None:
 def licence(recipe: Mapping[str, Any]) -> str | None:
     """`publish.license`, else what the base says of itself, else None."""
     given = recipe.get("publish", {}).get("license")
-    if given:
-        return str(given)
-    base = str(recipe["model"]["base"])
-    if base.startswith("package:"):
-        packaged = bases.PACKAGES.get(base.removeprefix("package:"))
-        return packaged.licence if packaged else None
-    return _licence_of_card(base)
-
-
-def _licence_of_card(base: str) -> str | None:
-    """The licence in the base's own card, where that is on disk."""
-    from huggingface_hub import ModelCard, try_to_load_from_cache
-
-    try:
-        folder = bases.on_disk(base)
-        path = folder / "README.md" if folder else try_to_load_from_cache(base, "README.md")
-        if not isinstance(path, str | Path) or not Path(path).is_file():
-            return None
-        card = ModelCard.load(path, ignore_metadata_errors=True)
-    except (ModelError, ValueError, OSError, yaml.YAMLError):
-        return None
-    known = card.data.to_dict().get("license")
-    return known if isinstance(known, str) else None
+    model = recipe["model"]
+    return str(given) if given else licence_id(str(model["base"]), model.get("revision"))
 
 
 def without_paths(value: Any, key: str = "") -> Any:  # noqa: ANN401

@@ -48,8 +48,17 @@ class AdapterSettings:
     untie: bool = False
 
     @classmethod
-    def of_run(cls, recipe: Recipe, base: Base, *, read_only: bool) -> AdapterSettings:
-        """The settings of a recipe's adapter."""
+    def of_run(
+        cls, recipe: Recipe, base: Base, *, read_only: bool, untied: bool
+    ) -> AdapterSettings:
+        """The settings of a recipe's adapter.
+
+        Args:
+            recipe: Of the run.
+            base: The original one.
+            read_only: Whether new units are only ever read.
+            untied: Whether the embeddings stage untied the base, which a recipe may leave to it.
+        """
         rows = recipe.embeddings
         return cls(
             versions().get("adapt-lm", ""),
@@ -58,11 +67,11 @@ class AdapterSettings:
             recipe.model.dtype,
             recipe.tokenizer.mode,
             read_only,
-            rows.distill.init_from if rows.init in ("auto", "distill") else rows.init,
+            rows.begins_with,
             rows.init_output,
             recipe.seed,
             rows.pad_to_multiple_of,
-            rows.untie,
+            untied,
         )
 
     @classmethod

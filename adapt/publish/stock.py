@@ -3,8 +3,9 @@
     python -P stock.py FOLDER QUESTIONS ANSWERS
 
 QUESTIONS is a JSON file with `texts`, `prompts`, `expected` (ids that each prompt is to be
-continued with), `device` and `trust_remote_code`. ANSWERS is a safetensors file: `logits.<i>`,
-(tokens, vocabulary) of each text, and `ids.<i>`; metadata `answers` is JSON with `vocab_size`,
+continued with; none of a model with a head of classes), `auto_class`, `device` and
+`trust_remote_code`. ANSWERS is a safetensors file: `logits.<i>`, (tokens, vocabulary) or (1,
+classes) of each text, and `ids.<i>`; metadata `answers` is JSON with `vocab_size`,
 `generated` (ids of each prompt) and `gaps` (where a continuation differs from the expected one, by
 how much the logit of the token taken exceeds that of the expected one there; else null).
 Weights are computed in float32, whatever they are stored in.
@@ -18,19 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
 
 def read(model: Any, tokenizer: Any, texts: list[str]) -> list[tuple[Tensor, Tensor]]:  # noqa: ANN401
-    """Ids, (tokens,), and logits, (tokens, vocabulary) in float32, of each text, on the CPU."""
+    """Ids, (tokens,), and logits of each text in float32, on the CPU.
+
+    Logits are (tokens, vocabulary), or (1, classes) of a model with a head of classes.
+    """
     found = []
     for text in texts:
         ids = tokenizer(text, return_tensors="pt")["input_ids"]
         with torch.inference_mode():
             logits = model(input_ids=ids.to(model.device)).logits[0]
-        found.append((ids[0], logits.float().cpu()))
+        found.append((ids[0], logits.reshape(-1, logits.shape[-1]).float().cpu()))
     return found
 
 
@@ -76,13 +81,17 @@ def main(folder: str, questions: str, answers: str) -> None:
     asked = json.loads(Path(questions).read_text(encoding="utf-8"))
     trust = {"trust_remote_code": asked["trust_remote_code"]}
     tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **trust)
+    kind = getattr(transformers, asked["auto_class"])
+    model = kind.from_pretrained(folder, dtype=torch.float32, **trust)
     model = model.to(asked["device"]).eval()
     tensors = {}
     for i, (ids, logits) in enumerate(read(model, tokenizer, asked["texts"])):
         tensors[f"ids.{i}"], tensors[f"logits.{i}"] = ids, logits
     expected = asked["expected"]
-    generated, steps = go_on(model, tokenizer, asked["prompts"], len(expected[0]))
+    generated: list[list[int]] = []
+    steps: list[Tensor] = []
+    if expected:
+        generated, steps = go_on(model, tokenizer, asked["prompts"], len(expected[0]))
     gaps: list[float | None] = []
     for row, (own, wanted) in enumerate(zip(generated, expected, strict=True)):
         pairs = enumerate(zip(own, wanted, strict=True))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from string import Formatter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -40,11 +41,17 @@ class ClassificationTask(Task):
     prompt: str = Field(
         "{text}\n\nCategory:", description="What the model is asked; {text} and any column."
     )
-    method: Literal["likelihood", "constrained", "few_shot", "head"] = Field(
-        "likelihood",
-        description="How a label is chosen. likelihood: the likeliest label's text; constrained: "
-        "generation that can only write a label; few_shot: likelihood after `shots` training "
-        "examples; head: a trained head's class logits (likelihood for a model without one).",
+    label_separator: str | None = Field(
+        None,
+        min_length=1,
+        description="Splits the label column into several labels, or none; null: one label a row.",
+    )
+    method: Literal["auto", "likelihood", "constrained", "few_shot", "head"] = Field(
+        "auto",
+        description="How a label is chosen. head: by the class logits of the head that the last "
+        "phase trained; likelihood: the likeliest label's text; constrained: generation that can "
+        "only write a label; few_shot: likelihood after `shots` training examples; auto: head "
+        "where there is one, else likelihood.",
     )
     normalize: Literal["none", "tokens", "bytes"] = Field(
         "none", description="A label's log probability is divided by its tokens, bytes or nothing."
@@ -80,12 +87,20 @@ class ClassificationTask(Task):
             raise ValueError(
                 f"num_beams is for method constrained, and the method is {self.method}"
             )
-        by_likelihood = self.method in ("likelihood", "few_shot") or self.shots
+        by_likelihood = self.method in ("auto", "likelihood", "few_shot") or self.shots
         if not by_likelihood and (self.calibrate or self.normalize != "none"):
             raise ValueError(
                 f"normalize and calibrate are for likelihoods, and the method is {self.method}"
             )
         return self
+
+    def labels_of(self, row: Mapping[str, Any]) -> list[str]:
+        """Labels of a row; one, unless `label_separator` is set."""
+        value = str(row[self.label])
+        if self.label_separator is None:
+            return [value]
+        parts = (part.strip() for part in value.split(self.label_separator))
+        return list(dict.fromkeys(part for part in parts if part))
 
 
 class GenerationTask(Task):

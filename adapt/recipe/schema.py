@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from adapt.recipe.evaluation import EvaluationSection
+from adapt.recipe.evaluation import ClassificationTask, EvaluationSection
 from adapt.recipe.publish import PublishSection
 from adapt.recipe.section import Section
 from adapt.recipe.sources import CorpusSection, ModelSection
@@ -63,6 +63,45 @@ class Recipe(Section):
                 "corpus.validation_fraction is 0"
             )
         return self
+
+    @model_validator(mode="after")
+    def _ends_in_what_is_scored(self) -> Recipe:
+        """A model has the head of its last phase, and is scored by it."""
+        last, tasks = self.training.phases[-1], self.evaluation.tasks
+        where = f"training.phases: {last.name} is the last, with objective {last.objective}"
+        if last.objective == "mlm":
+            raise ValueError(
+                f"{where}, which no score compares across vocabularies; add a phase with objective "
+                "classification"
+            )
+        for task in tasks:
+            if isinstance(task, ClassificationTask) and not self.training.classifies:
+                if task.method == "head":
+                    raise ValueError(f"{where}: no head for evaluation.tasks {task.name}")
+                if task.label_separator:
+                    raise ValueError(
+                        f"{where}: several labels a row are scored by a head, so label_separator "
+                        f"of {task.name} needs a last phase with objective classification"
+                    )
+            if self.classified and task.name != self.classified.name:
+                raise ValueError(
+                    f"{where}: it leaves a head for {self.classified.name}, and none for "
+                    f"evaluation.tasks {task.name}; make that a recipe of its own"
+                )
+        return self
+
+    @property
+    def classified(self) -> ClassificationTask | None:
+        """The task whose head the last phase trains; None where the model writes text."""
+        if not self.training.classifies:
+            return None
+        named = self.training.phases[-1].tasks
+        found = [
+            task
+            for task in self.evaluation.tasks
+            if task.kind == "classification" and (named is None or task.name in named)
+        ]
+        return found[0] if len(found) == 1 else None  # others are refused before training
 
     @model_validator(mode="after")
     def _sft_has_tasks(self) -> Recipe:

@@ -123,12 +123,6 @@ class Phase(Section):
     class_weights: Literal["balanced"] | None = Field(
         None, description="classification. balanced: rare labels weigh more in the loss."
     )
-    label_separator: str | None = Field(
-        None,
-        min_length=1,
-        description="classification: what stands between the labels of a row that has several; "
-        "null: a row has one label, or its column holds a list.",
-    )
     packing: bool = Field(
         True,
         description="clm and sft: several documents share a row and do not see each other; false: "
@@ -170,7 +164,6 @@ class Phase(Section):
             "messages": ["sft"],
             "tasks": ["sft", "classification"],
             "class_weights": ["classification"],
-            "label_separator": ["classification"],
         }
         for key, objectives in owners.items():
             if getattr(self, key) is not None and self.objective not in objectives:
@@ -230,6 +223,13 @@ class TrainingSection(Section):
         "layer at a time; shard_grad_op: they stay whole from forward to backward.",
     )
     torch_compile: bool = Field(False, description="Compile the model; pays in long runs on GPUs.")
+    loss_chunk: int | None = Field(
+        256,
+        gt=0,
+        description="Objectives clm and sft: positions that go through the output layer at once; "
+        "less memory for the loss. null: all, as the model does it by itself, which is also done "
+        "where the output layer is not a plain one, is cut into shards, or with torch_compile.",
+    )
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list, description="Where the log lines go besides the console."
     )
@@ -251,6 +251,11 @@ class TrainingSection(Section):
         if network and any(phase.load_best_model_at_end for phase in self.phases):
             raise ValueError(f"method {self.method} does not go with load_best_model_at_end")
         return self
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the last phase leaves a model with a head of classes, which writes no text."""
+        return self.phases[-1].objective == "classification"
 
     @property
     def quantised(self) -> Literal["nf4", "int8"] | None:

@@ -117,6 +117,8 @@ def scores_table(scores: ModelScores, tokens: Fertility, title: str) -> Table:
             label, _, better, _ = METRICS.get(metric, (metric, 3, "", False))
             arrow = {"higher": " ↑", "lower": " ↓"}.get(better, "")
             add(f"{task}: {label}{arrow}", found, f"{scored.rows:,} rows")
-    if scores.characters_per_second is not None:
-        drawn.add_row(f"{SPEED} ↑", f"{scores.characters_per_second:,.0f}", "", "")
+    if scores.speed:
+        speed = scores.speed.decode_characters_per_second
+        spread = f"{speed.low:,.0f} to {speed.high:,.0f}"
+        drawn.add_row(f"{SPEED} ↑", f"{speed.median:,.0f}", spread, f"{len(speed.values)} rounds")
     return drawn

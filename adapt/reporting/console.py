@@ -25,7 +25,8 @@ def print_summary(summary: Summary, console: Console) -> None:
         if ranked := ranking(summary.scores, task):
             console.print(ranking_table(ranked, f"{task}: models and baselines"))
     against = "control" if "control" in summary.comparisons else "base"
-    if (comparison := summary.comparisons[against]).figures:
+    comparison = summary.comparisons.get(against)
+    if comparison and comparison.figures:
         console.print(comparison_table(comparison, "adapted", f"adapted against {against}"))
         console.print(explained(comparison.figures), markup=False)
     for note in summary.vocabulary.notes:

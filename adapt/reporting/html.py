@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from adapt.fertility import RENYI_ALPHA, Fertility, SplitWord, saved
 from adapt.reporting import plots
 from adapt.reporting.comparison import probability
-from adapt.reporting.summary import MODELS, Row, Summary, edge_rows, table, task_rows
+from adapt.reporting.summary import MODELS, Row, Summary, edge_rows, speed_rows, table, task_rows
 from adapt.reporting.tasks import defeats, ranking
 from adapt.training.result import PhaseResult
 from adapt.vocab.budget import cheapest
@@ -76,7 +76,8 @@ def render(summary: Summary) -> str:
         look=_LOOKS.get(summary.verdict.choice, ("same", "?")),
         rows=rows,
         edge_rows=edge_rows(summary),
-        fragmented=any(one.domain.fragmented for one in summary.scores.values()),
+        speed_rows=speed_rows(summary),
+        fragmented=any(one.domain and one.domain.fragmented for one in summary.scores.values()),
         edges=[
             (name, edge)
             for name in MODELS

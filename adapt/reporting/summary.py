@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from adapt.corpus.result import CorpusStatistics
 from adapt.evaluation.bootstrap import Interval
-from adapt.evaluation.compare import Comparison, Verdict, same_documents
+from adapt.evaluation.compare import SPEED, Comparison, Verdict, same_documents
 from adapt.evaluation.result import ModelScores, TaskScores
 from adapt.evaluation.slices import on_slice
 from adapt.fertility import Fertility, FertilityReport
@@ -58,6 +58,7 @@ class Summary:
             "verdict": asdict(self.verdict),
             "table": [asdict(row) for row in table(self)],
             "edge": [asdict(row) for row in edge_rows(self)],
+            "speed": [asdict(row) for row in speed_rows(self)],
             "ranking": {
                 task: [asdict(row) for row in ranking(self.scores, task)]
                 for task in self.scores["adapted"].tasks
@@ -103,8 +104,7 @@ def table(summary: Summary) -> list[Row]:
         m: summary.trained[m].bytes_per_second if m in summary.trained else None for m in models
     }
     rows.append(Row("training, bytes/s", "higher", trained, 0, {}))
-    speeds = {m: summary.scores[m].characters_per_second for m in models}
-    rows.append(Row("generated characters/s", "higher", speeds, 0, {}))
+    rows += [replace(row, intervals={}) for row in speed_rows(summary)[:1]]
     return rows
 
 
@@ -147,8 +147,11 @@ def _likelihood_rows(summary: Summary, models: list[str]) -> list[Row]:
 
 def _slice_rows(summary: Summary, models: list[str]) -> list[Row]:
     """Where the new vocabulary should help most, and how much probability its tokens get."""
-    rows = []
-    scores = {m: summary.scores[m].domain for m in models}
+    rows: list[Row] = []
+    found_in = {m: summary.scores[m].domain for m in models}
+    scores = {m: one for m, one in found_in.items() if one is not None}
+    if len(scores) < len(models):
+        return rows
     cut = next((one.fragmented for one in scores.values() if one.fragmented), ())
     if cut and all(same_documents(one, scores[models[0]]) for one in scores.values()):
         found = {m: interval for m, one in scores.items() if (interval := on_slice(one, cut))}
@@ -182,6 +185,35 @@ def task_rows(summary: Summary, task: str, *, whole: bool = True) -> list[Row]:
 def _interval(scores: TaskScores, metric: str) -> Interval | None:
     main = next(iter(scores.metrics), None)
     return scores.intervals.get(metric, scores.main if metric == main else None)
+
+
+def speed_rows(summary: Summary) -> list[Row]:
+    """Speed of all models, timed in turns: medians, with the range of rounds for an interval.
+
+    Generated characters a second come first; no rows where it was not measured.
+    """
+    speeds = {m: summary.scores[m].speed for m in MODELS if m in summary.scores}
+    known = {m: speed for m, speed in speeds.items() if speed is not None}
+    if not known or len(known) < len(speeds):
+        return []
+    rows = []
+    for measure, field in (
+        (SPEED, "decode_characters_per_second"),
+        ("generated tokens/s", "decode_tokens_per_second"),
+        ("prompt characters/s", "prompt_characters_per_second"),
+    ):
+        rounds = {m: getattr(speed, field) for m, speed in known.items()}
+        values: dict[str, float | None] = {m: r.median for m, r in rounds.items()}
+        rows.append(
+            Row(measure, "higher", values, 0, {m: (r.low, r.high) for m, r in rounds.items()})
+        )
+    for share in ("50", "90", "99"):
+        values = {m: getattr(speed, f"latency_p{share}_ms") for m, speed in known.items()}
+        rows.append(Row(f"one request, {share} % took at most; ms", "lower", values, 0, {}))
+    memory: dict[str, float | None] = {m: s.peak_memory_bytes / 1e6 for m, s in known.items()}
+    kind = next(iter(known.values())).memory
+    rows.append(Row(f"memory, MB ({kind})", "lower", memory, 0, {}))
+    return rows
 
 
 def edge_rows(summary: Summary) -> list[Row]:

@@ -43,7 +43,8 @@ class Ranked:
     Attributes:
         name: base, control, adapted, tf-idf ...
         baseline: Whether it is a baseline.
-        accuracy: With its 95 % interval.
+        accuracy: With its 95 % interval; where a text may have several labels, the share of texts
+            whose labels are all right.
         macro_f1: Its macro-F1.
     """
 
@@ -69,11 +70,16 @@ def ranking(scores: dict[str, ModelScores], task: str) -> list[Ranked]:
     if not beside:
         return []
     rows = [
-        Ranked(model, False, one.tasks[task].main, one.tasks[task].metrics["macro_f1"])
+        Ranked(model, False, one.tasks[task].main, _macro_f1(one.tasks[task].metrics))
         for model, one in scores.items()
     ]
-    rows += [Ranked(n, True, one.main, one.metrics["macro_f1"]) for n, one in beside.items()]
+    rows += [Ranked(n, True, one.main, _macro_f1(one.metrics)) for n, one in beside.items()]
     return sorted(rows, key=lambda row: row.accuracy.value, reverse=True)
+
+
+def _macro_f1(metrics: dict[str, float]) -> float:
+    """Of labels, or of sets of them."""
+    return metrics["macro_f1"] if "macro_f1" in metrics else metrics["set_macro_f1"]
 
 
 def defeats(scores: dict[str, ModelScores]) -> list[str]:
@@ -84,8 +90,8 @@ def defeats(scores: dict[str, ModelScores]) -> list[str]:
             lost = [
                 f"{METRICS[metric][0]} {adapted.metrics[metric]:.3f} against "
                 f"{baseline.metrics[metric]:.3f}"
-                for metric in ("accuracy", "macro_f1")
-                if adapted.metrics[metric] < baseline.metrics[metric]
+                for metric in ("accuracy", "macro_f1", "subset_accuracy", "set_macro_f1")
+                if metric in adapted.metrics and adapted.metrics[metric] < baseline.metrics[metric]
             ]
             if lost:
                 known = " and logistic regression" if name == "tf-idf" else ""

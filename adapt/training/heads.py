@@ -18,13 +18,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from adapt.errors import ModelError
 from adapt.training.filling import Classes
+from adapt.training.model import CLASSIFIES, WRITES, expecting_new_weights
 
-WRITES = "AutoModelForCausalLM"
 _AUTO_CLASSES = {
     "clm": WRITES,
     "sft": WRITES,
     "mlm": "AutoModelForMaskedLM",
-    "classification": "AutoModelForSequenceClassification",
+    "classification": CLASSIFIES,
 }
 
 
@@ -95,9 +95,10 @@ def load_with_head(
 
     auto: Any = getattr(transformers, wanted.auto_class)
     try:
-        model, info = auto.from_pretrained(
-            str(folder), dtype=dtype, output_loading_info=True, **wanted.settings, **options
-        )
+        with expecting_new_weights():
+            model, info = auto.from_pretrained(
+                str(folder), dtype=dtype, output_loading_info=True, **wanted.settings, **options
+            )
     except (OSError, ValueError) as error:
         raise ModelError(
             f"cannot be loaded with {wanted.auto_class}, {str(error).splitlines()[0]}",

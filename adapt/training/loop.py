@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from adapt.training.phases import PhaseData, sequences_a_step, shared_out
 from adapt.training.result import PhaseResult
 from adapt.training.saving import StateInCheckpoints, load_state, write_state
 from adapt.training.stopping import evaluation_arguments, stopping_callbacks
+from adapt.training.tracking import Energy, Trackers
 from adapt.workspace import new_folder, write_json
 
 
@@ -41,6 +43,9 @@ def run_phase(
     done: Path,
     watching: Callable[..., LogLine],
     engine: Engine,
+    lean: Callable[[Any], AbstractContextManager[None]] = nullcontext,
+    *,
+    trackers: Trackers,
 ) -> PhaseResult:
     """Trains one phase, or takes up its weights where it is done already."""
     if record := record_of(done):
@@ -57,6 +62,7 @@ def run_phase(
             data_collator=data.collate,
             compute_loss_func=loss_function(data.classes),
             callbacks=[
+                trackers,
                 StopOnNan(phase.name),
                 StateInCheckpoints(),
                 *stopping_callbacks(phase),
@@ -69,9 +75,10 @@ def run_phase(
             trainer.add_callback(Bar())
         # First of all, so that trackers show what it adds.
         trainer.callback_handler.callbacks.insert(0, watching(model=model))
-        output = trainer.train(
-            resume_from_checkpoint=last_checkpoint(Path(str(arguments.output_dir)))
-        )
+        with lean(model), trackers, Energy() as energy:
+            output = trainer.train(
+                resume_from_checkpoint=last_checkpoint(Path(str(arguments.output_dir)))
+            )
         reached = trainer.state.global_step
         if stop.asked and reached < arguments.max_steps:
             raise Stopped(
@@ -79,7 +86,8 @@ def run_phase(
                 where=where,
                 fix="run the same command again to go on",
             )
-        result = _result(phase, data, trainer, output.metrics["train_runtime"])
+        seconds = output.metrics["train_runtime"]
+        result = _result(phase, data, trainer, seconds, energy.kwh)
         trained = gathered(trainer.accelerator.unwrap_model(trainer.model))
         if engine.afresh:
             let_go(trainer, engine)
@@ -97,7 +105,9 @@ def run_phase(
     return result
 
 
-def _result(phase: Phase, data: PhaseData, trainer: Trainer, seconds: float) -> PhaseResult:
+def _result(
+    phase: Phase, data: PhaseData, trainer: Trainer, seconds: float, kwh: float | None
+) -> PhaseResult:
     """What the phase did."""
     history, reached = trainer.state.log_history, trainer.state.global_step
     seen = data.documents, data.bytes_, data.tokens
@@ -112,6 +122,7 @@ def _result(phase: Phase, data: PhaseData, trainer: Trainer, seconds: float) -> 
         data.truncated_documents,
         data.truncated_bytes,
         tuple((int(h["step"]), h["eval_loss"]) for h in history if "eval_loss" in h),
+        kwh,
     )
 
 
@@ -154,7 +165,7 @@ def arguments_of(
         bf16=(section.method == "full" or bool(engine.zero_stage)) and faster,
         neftune_noise_alpha=section.neftune_noise_alpha,
         torch_compile=section.torch_compile,
-        report_to=list(section.report_to),
+        report_to=[],  # Trackers does that
         seed=seed,
         ddp_find_unused_parameters=False,
         **(_recomputing() if section.gradient_checkpointing else {}),

@@ -1,17 +1,14 @@
 """What trains: one function a method, from a loaded model to one whose trainable part is right.
 
-The new rows train in every method, as `adapt.training.rows` has decided. What trains is float32,
-whatever the frozen weights are: AdamW moves a weight by about the learning rate, which bfloat16,
-with its 8 bits, rounds away for weights more than 256 times as large.
+The new rows train in every method, as `adapt.training.rows` has decided, and what trains is float32
+(`adapt.training.precision`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from peft import (
     IA3Config,
     LoraConfig,
@@ -22,15 +19,13 @@ from peft import (
     TrainableTokensConfig,
     get_peft_model,
 )
-from peft.utils.other import ModulesToSaveWrapper
-from torch import nn
 
 from adapt.errors import ModelError, TrainingError
 from adapt.recipe.training import TrainingSection
+from adapt.training.loftq import loftq
+from adapt.training.parts import layers, linear_names, row_modules, rows_to_train, task_type
+from adapt.training.precision import in_float32
 from adapt.training.rows import RowPlan, is_tied
-
-# Part of the name that PEFT gives the trainable rows of an embedding.
-ROWS = "trainable_tokens_delta"
 
 # Methods that put virtual tokens before a row: each row may hold one document only.
 PROMPTS = ("prefix", "p_tuning", "prompt")
@@ -58,7 +53,7 @@ def prepare(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa
         TrainingError: Nothing would train.
     """
     prepared = METHODS[section.method](model, section, plan)
-    _in_float32(prepared)
+    in_float32(prepared)
     if not any(p.requires_grad for p in prepared.parameters()):
         raise TrainingError(
             "nothing would train", where="training.method", got=section.method, fix="take lora"
@@ -78,8 +73,8 @@ def _edges(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa:
     between stay frozen in their own type.
     """
     model.requires_grad_(False)
-    layers = list(_layers(model))
-    trained = [model.get_input_embeddings(), model.get_output_embeddings(), layers[0], layers[-1]]
+    own = layers(model)
+    trained = [model.get_input_embeddings(), model.get_output_embeddings(), own[0], own[-1]]
     for module in filter(None, trained):
         module.requires_grad_(True)
     return model
@@ -90,8 +85,8 @@ def _lora(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa: 
     lora, indices = section.lora, plan.how == "token_indices"
     targets: Any = lora.target_modules
     if lora.layers_to_transform is not None and targets == "all-linear":
-        targets = _linear_names(model)  # PEFT takes layers only together with names
-    whole = list(_row_modules(model)) if plan.how == "modules_to_save" else []
+        targets = linear_names(model)  # PEFT takes layers only together with names
+    whole = list(row_modules(model)) if plan.how == "modules_to_save" else []
     heads = getattr(model, "new_modules", [])  # made anew, and PEFT knows only some by itself
     config = LoraConfig(
         task_type=task_type(model),
@@ -104,13 +99,13 @@ def _lora(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa: 
         # LoftQ starts from the full-precision weights, which are read after this
         init_lora_weights=True if lora.init_lora_weights == "loftq" else lora.init_lora_weights,
         layers_to_transform=lora.layers_to_transform,
-        trainable_token_indices=_rows_to_train(model, plan) if indices else None,
+        trainable_token_indices=rows_to_train(model, plan) if indices else None,
         modules_to_save=[*whole, *heads] or None,
         ensure_weight_tying=bool(whole) and is_tied(model),
     )
     peft_model = _peft(model, config, "training.lora.target_modules")
     if lora.init_lora_weights == "loftq":
-        _loftq(peft_model)
+        loftq(peft_model)
     if lora.init_lora_weights in SHIFTED:
         peft_model.first_lora = {
             name: p.detach().clone() for name, p in peft_model.named_parameters() if "lora_" in name
@@ -137,7 +132,7 @@ def _rows(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa: 
     config = TrainableTokensConfig(
         task_type=task_type(model),
         token_indices=list(plan.ids),
-        target_modules=list(_rows_to_train(model, plan)),
+        target_modules=list(rows_to_train(model, plan)),
     )
     return _peft(model, config, "training.method")
 
@@ -182,14 +177,6 @@ METHODS: dict[str, Prepare] = {
 # -- parts ------------------------------------------------------------------------------------
 
 
-def task_type(model: Any) -> str | None:  # noqa: ANN401
-    """What PEFT calls the model's task; None for those it has no class of its own for."""
-    name = type(model).__name__
-    if name.endswith("ForSequenceClassification"):
-        return "SEQ_CLS"
-    return "CAUSAL_LM" if name.endswith(("ForCausalLM", "LMHeadModel")) else None
-
-
 def _virtual(section: TrainingSection) -> dict[str, Any]:
     options = section.prompt
     return {
@@ -224,7 +211,7 @@ def _with_rows(config: Any, model: Any, plan: RowPlan) -> PeftConfig:  # noqa: A
     only; `save_trained` therefore stores the rows as an adapter of their own.
     """
     if plan.how == "token_indices":
-        config.trainable_token_indices = _rows_to_train(model, plan)
+        config.trainable_token_indices = rows_to_train(model, plan)
     made: PeftConfig = config
     return made
 
@@ -236,130 +223,3 @@ def _reading_rows(peft_model: Any) -> Any:  # noqa: ANN401
     """
     peft_model.word_embeddings = peft_model.get_base_model().get_input_embeddings()
     return peft_model
-
-
-def _row_modules(model: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Modules that have rows of their own: the input embedding, and an untied output."""
-    names = {id(module): name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    found = {names[id(inputs)]: inputs}
-    if outputs is not None and outputs.weight is not inputs.weight:
-        found[names[id(outputs)]] = outputs
-    return found
-
-
-def _rows_to_train(model: Any, plan: RowPlan) -> dict[str, list[int]]:  # noqa: ANN401
-    """Which module trains which rows.
-
-    Given as a list, PEFT trains the input side only; a tied output follows the input by itself,
-    an untied one must be named. An output layer that has no such rows, for units that are only
-    read, is left alone.
-    """
-    longest = max(plan.ids, default=0)
-    modules = _row_modules(model).items()
-    return {name: list(plan.ids) for name, m in modules if len(m.weight) > longest}
-
-
-def _layers(model: Any) -> nn.ModuleList:  # noqa: ANN401
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise ModelError("has no layers that can be told apart", where="training.method")
-    return max(lists, key=len)
-
-
-def _linear_names(model: Any) -> list[str]:  # noqa: ANN401
-    """Last parts of the names of all linear modules inside the layers."""
-    named = _layers(model).named_modules()
-    kinds = {name.rsplit(".", 1)[-1] for name, m in named if isinstance(m, nn.Linear)}
-    return sorted(kinds)
-
-
-@torch.no_grad()
-def _loftq(peft_model: Any) -> None:  # noqa: ANN401
-    """Adapters that make good what 4 bits lost, from the weights of the checkpoint itself.
-
-    The best approximation of rank r to W - Q(W), by its singular value decomposition (Li et al.
-    2023, algorithm 1, one step; Q(W) stays what was loaded). PEFT's own needs a GPU.
-    """
-    from bitsandbytes.functional import dequantize_4bit
-    from safetensors import safe_open
-
-    base = peft_model.get_base_model()
-    files = sorted(Path(base.name_or_path).glob("*.safetensors"))
-    opened: list[Any] = [safe_open(str(path), "pt") for path in files]
-    stored = {name: file for file in opened for name in file.keys()}
-    for name, module in base.named_modules():
-        if not (hasattr(module, "lora_A") and hasattr(module.base_layer.weight, "quant_state")):
-            continue
-        if f"{name}.weight" not in stored:
-            raise ModelError(
-                f"loftq finds no {name}.weight in the checkpoint",
-                where="training.lora.init_lora_weights",
-                fix="take true",
-            )
-        held = module.base_layer.weight
-        weight = stored[f"{name}.weight"].get_tensor(f"{name}.weight").to(held.device).float()
-        lost = weight - dequantize_4bit(held.data, held.quant_state).float()
-        down, up = module.lora_A["default"].weight, module.lora_B["default"].weight
-        u, sigma, v = torch.linalg.svd(lost, full_matrices=False)
-        rank = min(len(down), len(sigma))
-        root = sigma[:rank].sqrt()
-        down.zero_()[:rank] = root[:, None] * v[:rank]
-        up.zero_()[:, :rank] = u[:, :rank] * root / module.scaling["default"]
-
-
-def _in_float32(model: Any) -> None:  # noqa: ANN401
-    """Casts what trains, and casts activations wherever they cross into another type.
-
-    PEFT's adapters do so themselves; modules that train whole (`edges`, `modules_to_save`, the
-    head of a classifier) would refuse activations of the frozen weights' type.
-    """
-    whole = [m for m in model.modules() if _trains_whole(m)]
-    mixed = any(p.dtype != torch.float32 for m in whole for p in m.parameters())
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.is_floating_point():
-            parameter.data = parameter.data.float()
-    if mixed:
-        _cast_at_borders(model)
-
-
-def _trains_whole(module: nn.Module) -> bool:
-    if isinstance(module, ModulesToSaveWrapper):
-        return True
-    own = list(module.parameters(recurse=False))
-    return bool(own) and isinstance(module, (nn.Linear, nn.Embedding)) and own[0].requires_grad
-
-
-def _cast_at_borders(model: Any) -> None:  # noqa: ANN401
-    """Gives every layer, and every other module above the embedding, input of its own type."""
-    layers = _layers(model)
-    inside = {id(m) for layer in layers for m in layer.modules()}
-    embedding = {id(m) for m in model.get_input_embeddings().modules()}
-    leaves = (
-        m
-        for m in model.modules()
-        if id(m) not in inside | embedding and list(m.parameters(recurse=False))
-    )
-    for module in (*layers, *leaves):
-        module.register_forward_pre_hook(_cast_input, with_kwargs=True)
-
-
-def _cast_input(module: nn.Module, given: Any, named: Any) -> tuple[Any, Any]:  # noqa: ANN401
-    dtype = _computes_in(module.named_parameters())
-    return _cast(given, dtype), _cast(named, dtype)
-
-
-def _computes_in(parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.dtype:
-    """Type of a module's own weights; adapters inside bring another and cast for themselves."""
-    own = (p for name, p in parameters if p.is_floating_point() and "lora_" not in name)
-    return next((p.dtype for p in own), torch.float32)
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    if isinstance(value, torch.Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
-    if isinstance(value, (tuple, list)):
-        return type(value)(_cast(item, dtype) for item in value)
-    if isinstance(value, dict):
-        return {key: _cast(item, dtype) for key, item in value.items()}
-    return value

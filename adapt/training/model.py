@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ from torch import nn
 
 from adapt.errors import DependencyError, ModelError
 from adapt.recipe.sources import ModelSection
-from adapt.training.methods import ROWS
+from adapt.training.precision import ROWS
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -26,6 +27,9 @@ ON_ROWS = "on_rows"
 
 # Keys of `from_pretrained` that an adapter needs besides its base.
 CONTEXT = "context.json"
+
+WRITES = "AutoModelForCausalLM"
+CLASSIFIES = "AutoModelForSequenceClassification"
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def training_dtype(method: str, asked: str) -> torch.dtype:
 
     float32 where every weight trains: AdamW moves a weight by about the learning rate, which
     bfloat16 rounds away for weights more than 256 times as large. Methods that train a part of the
-    weights have that part cast (`adapt.training.methods`).
+    weights have that part cast (`adapt.training.precision`).
 
     Args:
         method: `training.method`.
@@ -94,12 +98,33 @@ def device() -> torch.device:
 
 
 def load_model(folder: Path | str, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:  # noqa: ANN401
-    """A causal language model in evaluation mode, on this process's device.
+    """A causal language model, or one with a head of classes where the checkpoint says that it is.
+
+    Returns:
+        The model in evaluation mode, on this process's device.
 
     Raises:
         ModelError: The folder does not hold one.
     """
-    return _loaded(folder, dtype, {"trust_remote_code": trust_remote_code})
+    options = {"trust_remote_code": trust_remote_code}
+    return _loaded(folder, dtype, options, auto_class(Path(folder)))
+
+
+def auto_class(folder: Path) -> str:
+    """The class of `transformers` that a trained model is loaded with.
+
+    Args:
+        folder: An adapter or a checkpoint; a Hub id counts as one that writes.
+    """
+    adapter, config = folder / ADAPTER_CONFIG, folder / "config.json"
+    if (folder / ON_ROWS).is_dir():
+        adapter = folder / ON_ROWS / ADAPTER_CONFIG
+    if adapter.is_file():
+        task = json.loads(adapter.read_text(encoding="utf-8")).get("task_type")
+        return CLASSIFIES if task == "SEQ_CLS" else WRITES
+    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    heads = [name for name in names if name.endswith("ForSequenceClassification")]
+    return CLASSIFIES if heads else WRITES
 
 
 def load_for_training(
@@ -128,17 +153,35 @@ def load_for_training(
     return _loaded(folder, dtype, {"trust_remote_code": trust, **options})
 
 
-def _loaded(folder: Path | str, dtype: torch.dtype, options: dict[str, Any]) -> Any:  # noqa: ANN401
-    from transformers import AutoModelForCausalLM
+def _loaded(
+    folder: Path | str,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+    kind: str = WRITES,
+) -> Any:  # noqa: ANN401
+    import transformers
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, **options)
+        with expecting_new_weights() if kind == CLASSIFIES else nullcontext():
+            model = getattr(transformers, kind).from_pretrained(str(folder), dtype=dtype, **options)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"cannot be loaded as a causal language model, {str(error).splitlines()[0]}",
-            where=str(folder),
+            f"cannot be loaded with {kind}, {str(error).splitlines()[0]}", where=str(folder)
         ) from None
     return (model if "device_map" in options else model.to(device())).eval()
+
+
+@contextmanager
+def expecting_new_weights() -> Iterator[None]:
+    """Without the table of missing weights that `transformers` prints: a head is made anew."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def loading_options(
@@ -258,7 +301,9 @@ def load_merged(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if context.is_file():
         options |= json.loads(context.read_text(encoding="utf-8"))
-    model = _loaded(checkpoint, dtype, options)
+    if "id2label" in options:  # JSON has made texts of the numbers
+        options["id2label"] = {int(number): name for number, name in options["id2label"].items()}
+    model = _loaded(checkpoint, dtype, options, auto_class(adapter))
     for folder in (adapter, adapter / ON_ROWS):
         if folder.is_dir():
             model = _merged(model, folder)
@@ -276,5 +321,6 @@ def _merged(model: Any, adapter: Path) -> Any:  # noqa: ANN401
 
 
 def _without_virtual(count: int, model: nn.Module, given: Any, output: Any) -> Any:  # noqa: ANN401
-    output.logits = output.logits[:, count:]
+    if output.logits.dim() == 3:  # else those of classes, one row a text
+        output.logits = output.logits[:, count:]
     return output

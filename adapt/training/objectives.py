@@ -109,21 +109,21 @@ def _classification(request: Request) -> PhaseData:
     """Texts of one task with their labels; the head's labels are those of the training side."""
     phase = request.phase
     task = classification_tasks(phase, request.tasks)[0]
-    rows = [_labels(phase, task, row) for row in request.corpus.rows(task.name, "train")]
-    several = phase.label_separator is not None or any(s for _, _, s in rows)
-    counts = Counter(label for _, labels, _ in rows for label in labels)
+    several = task.label_separator is not None
+    items = [(r[task.text], task.labels_of(r)) for r in request.corpus.rows(task.name, "train")]
+    rows = len(items)
+    counts = Counter(label for _, labels in items for label in labels)
     names = tuple(sorted(counts))
     if request.split != "train":
-        rows = [_labels(phase, task, r) for r in request.corpus.rows(task.name, request.split)]
-        known = [(t, [x for x in labels if x in counts], s) for t, labels, s in rows]
-        rows = [row for row in known if row[1] or several]
-    items = [(text, labels) for text, labels, _ in rows]
+        found = request.corpus.rows(task.name, request.split)
+        known = [(r[task.text], [x for x in task.labels_of(r) if x in counts]) for r in found]
+        items = [item for item in known if item[1] or several]
     encode = ClassifiedText(request.tokenizer, names, phase.max_length)
     key = ["classification", request.marks(), phase.max_length, names, items]
     data = in_turn(request, [row_records(request, items, encode, key)], labelled)
     weights = None
     if phase.class_weights == "balanced":
-        weights = balanced([counts[name] for name in names], len(rows), several=several)
+        weights = balanced([counts[name] for name in names], rows, several=several)
     pad = pad_id(request.tokenizer)
     return replace(
         data,
@@ -154,19 +154,6 @@ def balanced(counts: Sequence[int], rows: int, *, several: bool) -> tuple[float,
     if several:
         return tuple(max(rows - count, 1) / count for count in counts)
     return tuple(rows / (len(counts) * count) for count in counts)
-
-
-def _labels(
-    phase: Phase, task: ClassificationTask, row: dict[str, Any]
-) -> tuple[str, list[str], bool]:
-    """Text and labels of a row, and whether the row says that there may be several."""
-    value = row[task.label]
-    if isinstance(value, list):
-        return row[task.text], [str(label) for label in value], True
-    if phase.label_separator is None:
-        return row[task.text], [str(value)], False
-    parts = (part.strip() for part in str(value).split(phase.label_separator))
-    return row[task.text], list(dict.fromkeys(filter(None, parts))), True
 
 
 def prompts(task: AnyTask, rows: Iterator[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ class PhaseResult:
         truncated_documents: Of the phase's documents, those longer than max_length that lost text.
         truncated_bytes: UTF-8 bytes that they lost.
         validation_losses: (step, loss on the validation side).
+        energy_kwh: Electricity of the training loop, estimated, kWh; None where not known.
     """
 
     name: str
@@ -34,6 +35,7 @@ class PhaseResult:
     truncated_documents: int = 0
     truncated_bytes: int = 0
     validation_losses: tuple[tuple[int, float], ...] = ()
+    energy_kwh: float | None = None
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> PhaseResult:
@@ -65,6 +67,12 @@ class Trained:
     def bytes_per_second(self) -> float:
         """UTF-8 bytes of training text a second, over all phases."""
         return sum(p.bytes_ for p in self.phases) / sum(p.seconds for p in self.phases)
+
+    @property
+    def energy_kwh(self) -> float | None:
+        """Electricity of all phases, estimated, kWh; None unless that of each is known."""
+        known = [p.energy_kwh for p in self.phases if p.energy_kwh is not None]
+        return sum(known) if known and len(known) == len(self.phases) else None
 
     @property
     def documents(self) -> list[int]:

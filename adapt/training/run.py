@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from accelerate import PartialState
 from adapt.bases import Base
 from adapt.corpus import Corpus
 from adapt.recipe.evaluation import AnyTask
-from adapt.recipe.training import TrainingSection
+from adapt.recipe.training import Phase, TrainingSection
 from adapt.training.callbacks import LogLine
 from adapt.training.engines import (
     Engine,
@@ -24,12 +25,14 @@ from adapt.training.engines import (
     in_one_dtype,
 )
 from adapt.training.failures import explained
+from adapt.training.faster import faster
 from adapt.training.filling import pad_id
-from adapt.training.heads import WRITES, Head, hand_over, head, load_with_head
+from adapt.training.heads import Head, hand_over, head, load_with_head
 from adapt.training.loop import arguments_of, record_of, run_phase
 from adapt.training.methods import PROMPTS, prepare
 from adapt.training.model import (
     AS_IT_IS,
+    WRITES,
     Loading,
     device,
     load_for_training,
@@ -46,6 +49,7 @@ from adapt.training.saving import (
     save_trained,
     trained_bytes,
 )
+from adapt.training.tracking import Trackers, Tracking
 from adapt.workspace import new_folder
 
 
@@ -68,6 +72,7 @@ def train(
     completion_tokenizer: Any | None = None,  # noqa: ANN401
     tokenized: Path | None = None,
     loading: Loading = AS_IT_IS,
+    tracking: Tracking | None = None,
 ) -> Trained:
     """The stage: trains all phases and writes what was trained. Every process calls it.
 
@@ -89,6 +94,7 @@ def train(
         completion_tokenizer: The base's, where units are only read; None: one for all.
         tokenized: Folder of encoded texts, kept between runs; None encodes in memory.
         loading: How the model is loaded, beyond its type.
+        tracking: What trackers are told of the run; None: they get nothing.
 
     Raises:
         DependencyError: A package that the recipe needs is missing.
@@ -151,7 +157,21 @@ def train(
             new_ids=() if engine.cuts else new_ids,
             every_token=phase.objective == "clm" and completion_tokenizer is None,
         )
-        results.append(run_phase(phase, model, data, validation, arguments, done, watching, engine))
+        lean = _lean(section, phase, engine, loading)
+        results.append(
+            run_phase(
+                phase,
+                model,
+                data,
+                validation,
+                arguments,
+                done,
+                watching,
+                engine,
+                lean,
+                trackers=Trackers(section.report_to, tracking, phase.name),
+            )
+        )
         before = done
     if PartialState().is_main_process:
         if engine.afresh and before:
@@ -164,6 +184,15 @@ def train(
     parameters = [] if model is None else model.parameters()
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     return Trained(folder, tuple(results), trainable, trained_bytes(folder))
+
+
+def _lean(section: TrainingSection, phase: Phase, engine: Engine, loading: Loading) -> Any:  # noqa: ANN401
+    """What spares work while a phase trains: nothing where parameters are cut, or compiled."""
+    if engine.cuts or section.torch_compile:
+        return nullcontext
+    chunk = section.loss_chunk if phase.objective in ("clm", "sft") else None
+    free = loading.attn_implementation == "auto"
+    return partial(faster, positions=chunk, any_attention=free)
 
 
 def _load(

@@ -18,8 +18,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from adapt.bases import Base
 from adapt.errors import TrainingError
 from adapt.training.engines import gathered, whole
-from adapt.training.methods import ROWS, task_type
 from adapt.training.model import ADAPTER_CONFIG, CONTEXT, ON_ROWS
+from adapt.training.parts import task_type
+from adapt.training.precision import ROWS
 from adapt.vocab import OUTPUT, TOKENIZER_FILES
 from adapt.workspace import write_json
 
@@ -84,10 +85,27 @@ def _save_adapter(model: PeftModel, base: Base, folder: Path) -> None:
         _save_rows(model, rows, folder)
         _name_base(folder, base)
     _rewrite(folder / ADAPTER, lambda tensors: _narrow(tensors, dtype))
-    rope = getattr(model.config, "rope_parameters", None) or {}
+    if context := _context(model):
+        write_json(folder / CONTEXT, context)
+
+
+def _context(model: PeftModel) -> dict[str, Any]:
+    """Keys of the configuration that are not the base's: stretched positions, a head's labels."""
+    config: Any = model.config
+    found: dict[str, Any] = {}
+    rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") != "default":
-        length = model.config.max_position_embeddings
-        write_json(folder / CONTEXT, {"rope_parameters": rope, "max_position_embeddings": length})
+        length = config.max_position_embeddings
+        found |= {"rope_parameters": rope, "max_position_embeddings": length}
+    if task_type(model.get_base_model()) == "SEQ_CLS":
+        found |= {
+            "num_labels": config.num_labels,
+            "id2label": config.id2label,
+            "label2id": config.label2id,
+            "problem_type": config.problem_type,
+            "pad_token_id": config.get_text_config().pad_token_id,
+        }
+    return found
 
 
 def _wrapped_rows(model: PeftModel) -> Tensors:

@@ -6,7 +6,7 @@ import pytest
 
 from adapt.evaluation.bootstrap import Interval, mean_interval, ratio_interval
 from adapt.evaluation.compare import compare, decide, same_documents, verdict
-from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
+from adapt.evaluation.result import Likelihood, ModelScores, Rounds, SpeedScores, TaskScores
 from adapt.evaluation.scores import sample
 from adapt.evaluation.significance import mcnemar
 
@@ -95,7 +95,11 @@ def labelled(each, kind="classification", data="d", metric="accuracy"):
 
 def with_tasks(bits_per_byte, speed=None, **tasks):
     one = scores(bits_per_byte)
-    return ModelScores(replace(one.domain, data="d"), one.domain, tasks, speed)
+    rounds = Rounds((speed or 1.0,))
+    timed = SpeedScores(rounds, rounds, rounds, 1.0, 1.0, 1.0, 1, 1, 1, "allocated")
+    return ModelScores(
+        replace(one.domain, data="d"), one.domain, tasks, speed=timed if speed else None
+    )
 
 
 def test_every_shared_figure_is_compared_with_its_own_test():
@@ -109,7 +113,7 @@ def test_every_shared_figure_is_compared_with_its_own_test():
     )
     found = compare(ours, theirs, "control", 0)
     figures = {figure.name: figure for figure in found.figures}
-    domain, general, organ, say, speed = found.figures
+    domain, general, organ, say, speed, prompt = found.figures
     assert (domain.name, domain.data, domain.rows) == ("bits per byte, domain text", "d", 60)
     assert domain.difference == found.domain
     assert domain.p_value < 0.001
@@ -121,7 +125,8 @@ def test_every_shared_figure_is_compared_with_its_own_test():
     assert (say.difference.value, say.p_value, say.better) == (0, 1, "higher")
     assert "ROUGE-L" in say.name
     assert (speed.value, speed.other, speed.difference, speed.p_value) == (200, 100, None, None)
-    assert len(figures) == 5
+    assert (prompt.name, prompt.value, prompt.other) == ("prompt characters/s", 200, 100)
+    assert len(figures) == 6
     assert found.notes == ()
 
 

@@ -10,7 +10,7 @@ from adapt.corpus.build import build_corpus
 from adapt.errors import AdaptError
 from adapt.evaluation.result import ModelScores
 from adapt.evaluation.scores import score_model
-from adapt.evaluation.tasks import _extremes
+from adapt.evaluation.tasks import extremes
 from adapt.recipe import load_recipe
 from adapt.recipe.evaluation import SCORING_KEYS, ClassificationTask, GenerationTask
 from adapt.vocab import load_tokenizer
@@ -30,6 +30,7 @@ def score(tiny_recipe, tiny_base, tmp_path):
             name=name,
             seed=0,
             predictions=tmp_path / "predictions",
+            baselines=name == "base",
             new_ids=new_ids,
         )
 
@@ -112,20 +113,6 @@ def test_baselines_are_measured_once_a_run_and_examples_shown_to_the_base(score,
     assert 0 < rows[0]["scores"]["confidence"] <= 1
 
 
-def test_a_task_of_a_head_without_one_says_how_it_was_scored(score, tmp_path):
-    task = {
-        "name": "organ",
-        "kind": "classification",
-        "path": str(tmp_path / "classification.jsonl"),
-        "text": "definition",
-        "label": "organ",
-        "method": "head",
-    }
-    _, scores = score(tasks=[task])
-    assert scores.tasks["organ"].settings["method"] == "likelihood"
-    assert "no head" in scores.tasks["organ"].notes[0]
-
-
 def test_scores_survive_the_manifest(score):
     _, scores = score()
     assert ModelScores.from_json(json.loads(json.dumps(scores.to_json()))) == scores
@@ -141,9 +128,9 @@ def test_scores_survive_the_manifest(score):
 def test_the_worst_come_first_then_the_best():
     import numpy as np
 
-    assert _extremes(np.array([3, 1, 2, 0])) == ((3, 1, 0, 2), 2)
-    assert _extremes(np.array([0])) == ((0,), 1)
-    many, worst = _extremes(np.arange(100))
+    assert extremes(np.array([3, 1, 2, 0])) == ((3, 1, 0, 2), 2)
+    assert extremes(np.array([0])) == ((0,), 1)
+    many, worst = extremes(np.arange(100))
     assert many == (*range(20), *range(99, 79, -1))
     assert worst == 20
 

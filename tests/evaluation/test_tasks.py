@@ -33,7 +33,6 @@ from adapt.evaluation.generation import adoption, answers, decoding, generate
 from adapt.evaluation.heads import class_logits, several
 from adapt.evaluation.labels import answer_log_probabilities, trees
 from adapt.evaluation.similarity import similarity
-from adapt.evaluation.speed import decoding_speed
 from adapt.generation import Completion, complete
 from adapt.training.batches import completion_ids, prompt_ids
 from adapt.vocab import load_tokenizer
@@ -284,7 +283,7 @@ def test_a_head_gives_the_softmax_of_its_own_labels(head, pair):
     np.testing.assert_allclose(logits, alone, atol=1e-5)
 
     class Tokenizer:
-        pad_token_id = 0
+        pad_token_id, model_max_length = 0, 512
 
         def __call__(self, given, **options):
             return {"input_ids": [texts[int(one)] for one in given]}
@@ -366,14 +365,6 @@ def test_prompts_end_where_training_ended_them_unless_healed(pair):
         model, tokenizer, [prompt], heal=True, batch_size=1, max_new_tokens=4, do_sample=False
     )
     assert healed == [anew[0].text.strip()]
-
-
-def test_decoding_speed_counts_characters_of_answers_of_a_fixed_length(pair):
-    model, tokenizer = pair
-    options = {"new_tokens": 8, "batch_size": 2, "rounds": 2, "label": ""}
-    texts = ["The old captain described two bicycles last winter. " * 3] * 3
-    assert decoding_speed(model, tokenizer, texts, **options) >= 0
-    assert decoding_speed(model, tokenizer, ["short"], **options) is None
 
 
 def test_sampling_is_seeded_and_leaves_the_generator_alone(pair):

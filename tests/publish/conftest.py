@@ -70,7 +70,6 @@ def scores(domain, general, accuracy):
         "domain": likelihood(domain, 83),
         "general": likelihood(general, 59),
         "tasks": {"organ": organ},
-        "characters_per_second": 3141.5,
         "edge": None,
     }
 

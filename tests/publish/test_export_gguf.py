@@ -319,7 +319,7 @@ def test_patterns_are_recognised(tiny_base):
 
 
 def test_the_check_of_logits_counts_what_is_no_number():
-    from adapt.publish.export.result import differences
+    from adapt.publish.agreement import differences
 
     found, expected = torch.tensor([[1.0, float("nan")]]), torch.tensor([[1.0, 2.0]])
     assert differences([found], [expected]).isinf().all()

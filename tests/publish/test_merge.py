@@ -252,6 +252,7 @@ def test_the_verb_says_what_was_compared(trained, capsys, in_process):
 def test_the_script_of_the_fresh_process_knows_nothing_of_adapt(tmp_path, tiny_base):
     questions = {"texts": ["two bicycles"], "prompts": ["a", "The mayor sold"], "device": "cpu"}
     questions |= {"expected": [[0, 0], [0, 0]], "trust_remote_code": False}
+    questions["auto_class"] = "AutoModelForCausalLM"
     (tmp_path / "q.json").write_text(json.dumps(questions))
     script = Path(module.stock.__file__)
     assert "adapt" not in script.read_text().split('"""')[2]

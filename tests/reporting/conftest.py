@@ -8,7 +8,14 @@ import pytest
 from adapt.corpus.result import CorpusStatistics, TextStatistics
 from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.compare import Comparison, Verdict
-from adapt.evaluation.result import EdgeScores, Likelihood, ModelScores, TaskScores
+from adapt.evaluation.result import (
+    EdgeScores,
+    Likelihood,
+    ModelScores,
+    Rounds,
+    SpeedScores,
+    TaskScores,
+)
 from adapt.fertility import Fertility, FertilityReport, SplitWord
 from adapt.reporting.summary import Summary
 from adapt.training.result import PhaseResult, Trained
@@ -92,9 +99,17 @@ def scores(domain: float, general: float, accuracy: float, answer: str) -> Model
         likelihood(domain),
         likelihood(general),
         tasks,
-        accuracy * 100,
         edge(domain + 0.2, domain + 0.1 * accuracy + 0.15, 0.5 * (domain < 0.9)),
+        speed(accuracy * 100),
     )
+
+
+def speed(characters):
+    """Three rounds around a speed."""
+    rounds = [
+        Rounds((x * characters, 0.9 * x * characters, 2 * x * characters)) for x in (9, 1, 0.2)
+    ]
+    return SpeedScores(*rounds, 100.0, 200.5, 300.0, 12, 4, 250_000_000, "weights and cache")
 
 
 def trained(name: str, tokens: int, losses: tuple[tuple[int, float], ...]) -> Trained:

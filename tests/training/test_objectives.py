@@ -427,9 +427,10 @@ def test_labels_are_numbered_in_order_and_weighed_by_how_rare_they_are(tiny_base
 
 def test_rows_may_have_several_labels_or_none(tiny_base, tmp_path):
     rows = [{"text": str(i), "organ": o} for i, o in enumerate(["a; b", "b", " ", "b;a;b"])]
-    some = phase("classification", label_separator=";", class_weights="balanced", max_steps=2)
+    some = phase("classification", class_weights="balanced", max_steps=2)
     corpus = corpus_of(tmp_path, rows=rows)
-    data = phase_data(some, load_tokenizer(tiny_base), corpus, [ORGAN], 0, None)
+    several = ORGAN.model_copy(update={"label_separator": ";"})
+    data = phase_data(some, load_tokenizer(tiny_base), corpus, [several], 0, None)
     assert data.classes.several
     assert data.classes.weights == pytest.approx((1.0, 1 / 3))
     batch = data.collate(list(data.examples))
@@ -583,10 +584,10 @@ def test_a_decoder_learns_labels(tiny_base, tmp_path, separator):
         "classification",
         max_steps=50,
         per_device_train_batch_size=8,
-        label_separator=separator,
         class_weights="balanced",
     )
-    data = phase_data(some, tokenizer, corpus_of(tmp_path, rows=LABELLED), [ORGAN], 0, None)
+    task = ORGAN.model_copy(update={"label_separator": separator})
+    data = phase_data(some, tokenizer, corpus_of(tmp_path, rows=LABELLED), [task], 0, None)
     wanted = head("classification", data.classes, tokenizer.pad_token_id)
     model = load_with_head(tiny_base, wanted, torch.float32)
     assert model.new_modules == ["score"]

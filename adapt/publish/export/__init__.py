@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from adapt.errors import AdaptError, WorkspaceError, nearest
+from adapt.errors import AdaptError, ModelError, nearest
 from adapt.publish.export import to_gguf, to_onnx, to_vllm
 from adapt.publish.export.result import ExportError, Options, Written
 from adapt.publish.load import Source, locate, refuse_dtype
+from adapt.publish.target import inside, refuse_existing
+from adapt.training.model import CLASSIFIES, auto_class
 from adapt.workspace import Workspace, new_folder, write_json
 
 __all__ = ["FORMATS", "RECORD", "Export", "ExportError", "Format", "export"]
@@ -110,9 +112,15 @@ def export(
             fix = f"leave it out; {_FIXES[option]}"
             raise AdaptError(f"is not for {format_}", where=f"--{option}", fix=fix)
     place = Path(reference).expanduser()
-    target = output or _inside(place, format_)
-    _refuse_existing(target, force)
+    target = output or inside(place, f"exports/{format_}")
+    refuse_existing(target, force, "an export", RECORD)
     source = locate(reference, base=base, trust_remote_code=trust_remote_code)
+    if auto_class(source.adapter or source.checkpoint) == CLASSIFIES:
+        raise ModelError(
+            "has a head of classes, and exports are of models that write text",
+            where=str(reference),
+            fix="adapt merge writes a checkpoint that transformers loads",
+        )
     recipe = Workspace(place).recipe
     chosen.refuse(source, recipe if recipe.is_file() else None)
     options = Options(place.resolve().name, dtype, int8, trust_remote_code)
@@ -132,29 +140,6 @@ _FIXES = {
     "dtype": "only a GGUF has weights of a type of choice, others keep the checkpoint's",
     "int8": "only ONNX has it",
 }
-
-
-def _inside(reference: Path, format_: str) -> Path:
-    """The format's folder in a run.
-
-    Raises:
-        WorkspaceError: It is not a run folder.
-    """
-    run = Workspace(reference)
-    if run.recipe.is_file():
-        return run.root / "exports" / format_
-    raise WorkspaceError("is not a run folder", where=str(reference), fix="give --output FOLDER")
-
-
-def _refuse_existing(target: Path, force: bool) -> None:
-    if not target.exists():
-        return
-    if not force:
-        fix = "choose another, or --force to replace it"
-        raise WorkspaceError("exists already", where=str(target), fix=fix)
-    if not target.is_dir() or (any(target.iterdir()) and not (target / RECORD).is_file()):
-        fix = "--force replaces exports only; choose another folder"
-        raise WorkspaceError("holds something that is not an export", where=str(target), fix=fix)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ What must agree with the checkpoint, once the file is read back:
    `adapt.publish.export.llama_cpp`, and with llama-cpp-python itself where that is installed;
 3. logits of the same ids, as `transformers` reads the file, in units of their spread: every one to
    `EXACT` with the checkpoint whose matrices are rounded alike, and the median of all positions to
-   `ROUNDING` with the checkpoint itself (see `adapt.publish.merge` for both).
+   `ROUNDING` with the checkpoint itself (see `adapt.publish.agreement` for both).
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adapt.publish.agreement import EXACT, ROUNDING, differences
 from adapt.publish.export import llama_cpp
 from adapt.publish.export.gguf_tokens import Tokens, cut_by_llama_cpp
 from adapt.publish.export.result import (
     ExportError,
-    differences,
     ids_of,
     logits,
     refuse_otherwise_cut,
     sample_texts,
 )
-from adapt.publish.merge import EXACT, ROUNDING
 
 
 def check(

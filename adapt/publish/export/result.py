@@ -78,18 +78,6 @@ def ids_of(tokenizer: Any) -> list[Tensor]:  # noqa: ANN401
     return [tokenizer(text, return_tensors="pt")["input_ids"] for text in TEXTS]
 
 
-def differences(found: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
-    """Largest difference of a logit at each position of all texts, (positions,).
-
-    The unit is the spread of the logits, as in `adapt.publish.merge`: their standard deviation
-    over the vocabulary, mean of all positions. What is no number counts as infinitely far.
-    """
-    spread = torch.cat([text.std(dim=-1) for text in expected]).mean()
-    pairs = zip(found, expected, strict=True)
-    each = [(f - e).abs().nan_to_num(float("inf")).amax(dim=-1) for f, e in pairs]
-    return torch.cat(each) / spread
-
-
 def sample_texts(tokenizer: Any, count: int = TOKENIZED_TEXTS) -> list[str]:  # noqa: ANN401
     """Texts to compare tokenizers on: half odd strings, half tokens of the vocabulary at random."""
     rng = random.Random(0)

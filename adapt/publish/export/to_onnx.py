@@ -29,10 +29,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from adapt.errors import DependencyError, ModelError
+from adapt.publish.agreement import EXACT, differences
 from adapt.publish.export.files import copy_beside, generation_settings
-from adapt.publish.export.result import ExportError, Options, Written, differences, ids_of, logits
+from adapt.publish.export.result import ExportError, Options, Written, ids_of, logits
 from adapt.publish.load import Source
-from adapt.publish.merge import EXACT
 from adapt.training.model import load_model
 from adapt.vocab import load_tokenizer
 

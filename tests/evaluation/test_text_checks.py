@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from adapt.errors import DataError, DependencyError
-from adapt.evaluation.text_metrics import is_json, loops, schema_checker, term_recall
+from adapt.evaluation.text_checks import is_json, loops, schema_checker, term_recall
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,241 @@
+"""The stages before training: the base, the text, the vocabulary, and the rows of new tokens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from adapt import bases, fertility
+from adapt.corpus import Corpus, build_corpus, open_corpus
+from adapt.corpus.read import read_terms, terms_of
+from adapt.embeddings.result import AdaptedBase
+from adapt.errors import RecipeError
+from adapt.recipe.evaluation import SCORING_KEYS
+from adapt.stages import Stages, once
+from adapt.vocab import OUTPUT, Material, Vocabulary, adapt_vocabulary, load_tokenizer
+from adapt.workspace import digest, fingerprint, write_json
+
+if TYPE_CHECKING:
+    from adapt.embeddings.build import Lesson
+    from adapt.probe.sizes import Subject
+
+
+class Preparation(Stages):
+    """What one process does for all."""
+
+    @once
+    def base(self) -> bases.Base:
+        """The base as a folder on disk, made out of a package or fetched when it is not there."""
+        model = self.recipe.model
+        return bases.resolve(model.base, model.revision)
+
+    @once
+    def corpus(self) -> Corpus:
+        """Domain text, read, cleaned and split."""
+        section, tasks = self.recipe.corpus, self.recipe.evaluation.tasks
+        paths = [s.path for s in (*section.sources, *section.general)] + [t.path for t in tasks]
+        inputs = {
+            "section": section.model_dump(),
+            "tasks": [task.model_dump(exclude=SCORING_KEYS) for task in tasks],
+            "seed": self.recipe.seed,
+            "files": {p: digest(Path(p)) for p in paths if p and Path(p).is_file()},
+        }
+        folder = self.workspace.corpus
+        return self._stage(
+            "corpus",
+            inputs,
+            lambda: build_corpus(section, tasks, self.recipe.seed, folder),
+            lambda corpus: asdict(corpus.statistics),
+            lambda _: open_corpus(folder),
+        )
+
+    @once
+    def vocabulary(self) -> Vocabulary:
+        """The adapted tokenizer."""
+        base, corpus, section = self.base(), self.corpus(), self.recipe.tokenizer
+        folder = self.workspace.tokenizer
+        read_only = self.recipe.embeddings.units == "input"
+        material = Material(
+            texts=lambda: corpus.documents("train"),
+            general=corpus.general_sample,
+            validation=lambda: corpus.documents("validation"),
+            terms=terms_of(section.terms, "tokenizer.terms"),
+            score_terms=terms_of(section.score_terms or [], "tokenizer.score_terms"),
+            model=bases.size(base.folder) if section.new_tokens == "auto" else None,
+        )
+        return self._stage(
+            "vocab",
+            {
+                "section": section.model_dump(),
+                "units": self.recipe.embeddings.units,
+                "corpus": self._marks["corpus"],
+                "base": identity(base),
+                "terms": fingerprint([material.terms, material.score_terms]),
+            },
+            lambda: adapt_vocabulary(
+                section, self._tokenizer(base.folder), material, folder, read_only=read_only
+            ),
+            Vocabulary.to_json,
+            lambda record: Vocabulary.from_json(folder, record),
+        )
+
+    @once
+    def fertility(self) -> fertility.FertilityReport:
+        """Tokenization of held-out text, before and after."""
+        vocabulary, corpus = self.vocabulary(), self.corpus()
+        path = self.recipe.evaluation.terms
+        terms = read_terms(Path(path), "evaluation.terms") if path else []
+        inputs = {"vocab": self._marks["vocab"], "terms": fingerprint(terms)}
+        target = self.workspace.reports / "fertility.json"
+
+        def work() -> fertility.FertilityReport:
+            tokenizers = {
+                "base": self._tokenizer(self.base().folder).backend_tokenizer,
+                "adapted": self._tokenizer(vocabulary.folder).backend_tokenizer,
+            }
+
+            def measured(texts: list[str]) -> tuple[fertility.Fertility, ...]:
+                return tuple(
+                    fertility.measure(tokenizer, texts, name=name, terms=terms, progress=True)
+                    for name, tokenizer in tokenizers.items()
+                    if texts
+                )
+
+            report = fertility.FertilityReport(
+                measured(list(corpus.documents("test"))), measured(list(corpus.general()))
+            )
+            write_json(target, report.to_json())
+            return report
+
+        to_json, from_json = (
+            fertility.FertilityReport.to_json,
+            fertility.FertilityReport.from_json,
+        )
+        return self._stage("fertility", inputs, work, to_json, from_json)
+
+    @once
+    def adapted_base(self) -> AdaptedBase:
+        """The base checkpoint with rows for the new tokens."""
+        from adapt.embeddings.build import make_adapted_base
+        from adapt.embeddings.donor import find_donor
+
+        base, vocabulary, section = self.base(), self.vocabulary(), self.recipe.embeddings
+        folder = self.workspace.adapted_base
+        model, seed = self.recipe.model, self.recipe.seed
+        lesson = self._lesson() if self._learns_rows() else None
+        # Nothing is ever predicted by rows that are only read, and what writes no text has no
+        # bits per byte.
+        decides = section.untie == "auto" and not vocabulary.delta.read_only
+        decides = decides and bases.writes_text(base.folder)
+
+        def made(untie: bool, target: Path) -> AdaptedBase:
+            return make_adapted_base(
+                section.model_copy(update={"untie": untie}),
+                base.folder,
+                vocabulary,
+                target,
+                lesson=lesson,
+                seed=seed,
+                trust_remote_code=model.trust_remote_code,
+            )
+
+        return self._stage(
+            "embeddings",
+            {
+                "section": section.model_dump(),
+                "vocab": self._marks["vocab"],
+                "seed": seed,
+                "dtype": model.dtype,
+                **({"probe": self._probed_with()} if decides else {}),
+                **({"donor": identity(find_donor(section.donor))} if section.donor else {}),
+            },
+            lambda: self._untied_or_not(made) if decides else made(section.untie is True, folder),
+            AdaptedBase.to_json,
+            lambda record: AdaptedBase.from_json(folder, record),
+        )
+
+    def _untied_or_not(self, make: Callable[[bool, Path], AdaptedBase]) -> AdaptedBase:
+        """The adapted base of `embeddings.untie: auto`: both are made, and a probe decides.
+
+        Raises:
+            RecipeError: Several processes, which cannot share the probe out.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise RecipeError(
+                "is decided by a short training, which several processes cannot share out",
+                where="embeddings.untie",
+                got="auto",
+                fix="decide first, by `adapt check RECIPE --probe`, or set true or false",
+            )
+        from adapt.probe.measure import STEPS, measure_training, text_phase, validation_text
+        from adapt.probe.untying import tied_or_untied
+
+        recipe, corpus, root = self.recipe, self.corpus(), self.workspace.root
+        texts = validation_text(recipe, corpus)
+
+        def bits_per_byte(adapted: AdaptedBase) -> float:
+            measured = measure_training(
+                recipe,
+                corpus,
+                self.subject("adapted", adapted.folder),
+                root / ".probe",
+                phase=text_phase(recipe.training),
+                steps=STEPS,
+                texts=texts,
+                cache=self.workspace.tokenized,
+            )
+            return measured.quality
+
+        target = self.workspace.adapted_base
+        return tied_or_untied(make, bits_per_byte, target, root / ".untie", steps=STEPS)
+
+    def _probed_with(self) -> list[object]:
+        """What decides a probe's outcome, besides what decides the rows."""
+        recipe = self.recipe
+        return [recipe.training.model_dump(), recipe.model.model_dump(), self._marks["corpus"]]
+
+    def subject(self, name: Literal["base", "adapted"], checkpoint: Path) -> Subject:
+        """A checkpoint to probe, as the base or as the adapted model.
+
+        Args:
+            name: Which of the two it is, and so its tokenizer.
+            checkpoint: Folder.
+        """
+        from adapt.probe.sizes import Subject
+
+        vocabulary, adapted = self.vocabulary(), name == "adapted"
+        folder = vocabulary.folder if adapted else self.base().folder
+        delta = vocabulary.delta
+        writer = self._tokenizer(vocabulary.folder / OUTPUT) if delta.read_only else None
+        ids = tuple(delta.added_ids) if adapted else ()
+        return Subject(name, checkpoint, self._tokenizer(folder), folder, ids, writer)
+
+    def _learns_rows(self) -> bool:
+        """Whether new rows are distilled; `auto` does so where it can be done."""
+        if self.recipe.embeddings.init != "auto":
+            return self.recipe.embeddings.init == "distill"
+        return self.recipe.tokenizer.mode != "train" and bases.writes_text(self.base().folder)
+
+    def _lesson(self) -> Lesson:
+        """Training text for rows that are learned from the base."""
+        from adapt.embeddings.build import Lesson
+        from adapt.training.batches import start_ids
+        from adapt.training.model import best_dtype
+
+        corpus, tokenizer = self.corpus(), self._tokenizer(self.base().folder)
+        dtype = best_dtype(self.recipe.model.dtype)
+        return Lesson(
+            lambda: corpus.documents("train"), start_ids(tokenizer), dtype, corpus.general_sample
+        )
+
+    def _tokenizer(self, folder: Path | str) -> Any:  # noqa: ANN401
+        return load_tokenizer(folder, trust_remote_code=self.recipe.model.trust_remote_code)
+
+
+def identity(base: bases.Base) -> list[object]:
+    """What tells one base from another without reading its weights."""
+    files = sorted(p for p in base.folder.iterdir() if p.is_file())
+    return [base.given, [(p.name, p.stat().st_size) for p in files], base.revision]

@@ -1,0 +1,1 @@
+"""Short trainings that answer a question before a long one: time, memory, and whether it pays."""

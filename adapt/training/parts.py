@@ -1,0 +1,59 @@
+"""Parts of a model by name: its task, its layers, and the modules that have a row a token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from adapt.errors import ModelError
+from adapt.training.rows import RowPlan
+
+
+def task_type(model: Any) -> str | None:  # noqa: ANN401
+    """What PEFT calls the model's task; None for those it has no class of its own for."""
+    name = type(model).__name__
+    if name.endswith("ForSequenceClassification"):
+        return "SEQ_CLS"
+    return "CAUSAL_LM" if name.endswith(("ForCausalLM", "LMHeadModel")) else None
+
+
+def row_modules(model: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Modules that have rows of their own: the input embedding, and an untied output."""
+    names = {id(module): name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    found = {names[id(inputs)]: inputs}
+    if outputs is not None and outputs.weight is not inputs.weight:
+        found[names[id(outputs)]] = outputs
+    return found
+
+
+def rows_to_train(model: Any, plan: RowPlan) -> dict[str, list[int]]:  # noqa: ANN401
+    """Which module trains which rows.
+
+    Given as a list, PEFT trains the input side only; a tied output follows the input by itself,
+    an untied one must be named. An output layer that has no such rows, for units that are only
+    read, is left alone.
+    """
+    longest = max(plan.ids, default=0)
+    modules = row_modules(model).items()
+    return {name: list(plan.ids) for name, m in modules if len(m.weight) > longest}
+
+
+def layers(model: Any) -> nn.ModuleList:  # noqa: ANN401
+    """The model's layers: its longest list of modules.
+
+    Raises:
+        ModelError: It has none.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise ModelError("has no layers that can be told apart", where="training.method")
+    return max(lists, key=len)
+
+
+def linear_names(model: Any) -> list[str]:  # noqa: ANN401
+    """Last parts of the names of all linear modules inside the layers."""
+    named = layers(model).named_modules()
+    kinds = {name.rsplit(".", 1)[-1] for name, m in named if isinstance(m, nn.Linear)}
+    return sorted(kinds)

@@ -1,0 +1,154 @@
+"""Speed of several models: the same work for each, in turns, and figures that say what they are.
+
+Nothing here compares times: on a busy machine no order of them is certain.
+"""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from adapt.evaluation import speed
+from adapt.evaluation.result import Rounds, SpeedScores
+from adapt.evaluation.speed import Candidate, Load, measure_speed
+from adapt.vocab import load_tokenizer
+from tests.conftest import general
+
+TEXTS = [general(seed) for seed in range(12)]
+SMALL = Load(documents=3, new_tokens=5, requests=2, request_tokens=3, rounds=3)
+
+
+@pytest.fixture
+def watched(tiny_base):
+    """Candidates by name, and every call of their models in order."""
+    calls = []
+    tokenizer = load_tokenizer(tiny_base)
+
+    def candidate(name):
+        def load():
+            model = LlamaForCausalLM.from_pretrained(str(tiny_base)).eval()
+            calls.append((name, "load"))
+            plain = model.generate
+
+            def generate(**named):
+                output = plain(**named)
+                shape = tuple(named["input_ids"].shape)
+                calls.append((name, shape, tuple(output.sequences.shape), named, output))
+                return output
+
+            model.generate = generate
+            return model
+
+        return Candidate(load, tokenizer)
+
+    return SimpleNamespace(candidate=candidate, calls=calls, tokenizer=tokenizer)
+
+
+def of(watched, *names):
+    return {name: watched.candidate(name) for name in names}
+
+
+def test_every_model_does_the_same_work_in_turns(watched):
+    names = ("base", "control", "adapted")
+    scores = measure_speed(of(watched, *names), TEXTS, SMALL)
+    assert tuple(scores) == names
+    assert watched.calls[0] == ("base", "load")
+    turns = [call[0] for call in watched.calls if call[1] != "load" and call[1][0] == 3]
+    # The first turn of each model warms up.
+    assert turns == ["base", "base", "control", "control", "adapted", "adapted", *names, *names]
+    work = {
+        name: [call[1:3] for call in watched.calls if call[0] == name and call[1] != "load"]
+        for name in names
+    }
+    assert work["base"] == work["control"] == work["adapted"]
+    for found in scores.values():
+        assert len(found.prompt_characters_per_second.values) == SMALL.rounds
+        assert found.requests == SMALL.rounds * SMALL.requests
+        assert found.documents == 3
+
+
+def test_an_end_of_text_ends_no_continuation_early(watched):
+    candidate = watched.candidate("base")
+    load = candidate.load
+
+    def eager():
+        model = load()
+        bias = torch.zeros(model.config.vocab_size)
+        bias[watched.tokenizer.eos_token_id] = 1e4
+        model.lm_head.register_forward_hook(lambda *given: given[2] + bias)
+        return model
+
+    measure_speed({"eager": Candidate(eager, watched.tokenizer)}, TEXTS, SMALL)
+    asked = []
+    for _, before, after, named, output in (call for call in watched.calls if call[1] != "load"):
+        asked.append(named["generation_config"].max_new_tokens)
+        assert after[1] - before[1] == asked[-1]
+        written = output.sequences[:, before[1] : -1]
+        assert not (written == watched.tokenizer.eos_token_id).any()
+    assert asked == [2, *[5, 3, 3] * SMALL.rounds]  # a short turn to warm up, then three
+
+
+def test_figures_are_work_over_time(watched, monkeypatch):
+    """A clock that moves one second a look makes every figure known."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(speed, "_now", lambda device: float(next(ticks)))
+    scores = measure_speed(of(watched, "base"), TEXTS, SMALL)["base"]
+    batches = [call for call in watched.calls if call[1] != "load" and call[1][0] == 3]
+    _, shape, _, named, output = batches[-1]
+    prompts = watched.tokenizer.batch_decode(named["input_ids"], skip_special_tokens=True)
+    assert scores.prompt_characters_per_second.median == sum(map(len, prompts))
+    rest = output.sequences[:, shape[1] + 1 :]
+    text = watched.tokenizer.batch_decode(rest, skip_special_tokens=True)
+    assert scores.decode_tokens_per_second.median == 3 * 4 / 4
+    assert scores.decode_characters_per_second.median == sum(map(len, text)) / 4
+    assert (scores.latency_p50_ms, scores.latency_p99_ms) == (3_000, 3_000)
+
+
+def test_memory_of_a_cpu_is_weights_and_cache(watched):
+    scores = measure_speed(of(watched, "base"), TEXTS, SMALL)["base"]
+    model = watched.candidate("again").load()
+    weights = sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
+    longest = max(call[2][1] for call in watched.calls if call[1] != "load" and call[1][0] == 3)
+    # Keys and values, two layers, two heads of eight numbers in float32; the last token is not in.
+    cache = 2 * 2 * 3 * (longest - 1) * 2 * 8 * 4
+    assert scores.memory == "weights and cache"
+    assert scores.peak_memory_bytes == weights + cache
+
+
+def test_models_that_do_not_fit_together_are_loaded_for_each_turn(watched, monkeypatch):
+    monkeypatch.setattr(speed, "free_bytes", lambda device: 0)
+    scores = measure_speed(of(watched, "base", "adapted"), TEXTS, SMALL)
+    loads = [name for name, what, *_ in watched.calls if what == "load"]
+    assert loads == ["base", "adapted"] * SMALL.rounds
+    batches = [call for call in watched.calls if call[1] != "load" and call[1][0] == 3]
+    assert len(batches) == 2 * 2 * SMALL.rounds  # each turn with its warm-up
+    assert all(len(s.decode_tokens_per_second.values) == SMALL.rounds for s in scores.values())
+
+
+def test_documents_are_drawn_by_the_seed_and_fit_every_model(watched):
+    def prompts(**options):
+        watched.calls.clear()
+        measure_speed(of(watched, "base"), TEXTS, SMALL, **options)
+        calls = [call for call in watched.calls if call[1] != "load" and call[1][0] == 3]
+        return watched.tokenizer.batch_decode(calls[-1][3]["input_ids"], skip_special_tokens=True)
+
+    assert prompts(seed=1) == prompts(seed=1) != prompts(seed=2)
+    short = Load(documents=3, prompt_characters=20, new_tokens=5, requests=1, rounds=1)
+    watched.calls.clear()
+    measure_speed(of(watched, "base"), TEXTS, short)
+    decoded = watched.tokenizer.batch_decode(
+        watched.calls[-2][3]["input_ids"], skip_special_tokens=True
+    )
+    assert all(0 < len(text) <= 20 for text in decoded)
+    assert measure_speed(of(watched, "base"), TEXTS, SMALL, max_length=8) == {}
+    assert measure_speed(of(watched, "base"), ["short"], SMALL) == {}
+
+
+def test_scores_survive_their_manifest(watched):
+    scores = measure_speed(of(watched, "base"), TEXTS, SMALL)["base"]
+    record = json.loads(json.dumps(scores.to_json()))
+    assert SpeedScores.from_json(record) == scores
+    rounds = Rounds((3.0, 1.0, 2.0))
+    assert (rounds.median, rounds.low, rounds.high) == (2.0, 1.0, 3.0)
