@@ -61,6 +61,7 @@ def check(recipe: Recipe) -> Estimate | None:
         lambda: _check_terms(recipe),
         lambda: _check_phases(recipe),
         lambda: _check_schemas(recipe),
+        lambda: _check_harness(recipe),
         lambda: _check_method(recipe),
     )
     for one in checks:
@@ -119,6 +120,14 @@ def _check_schemas(recipe: Recipe) -> None:
     for task in recipe.evaluation.tasks:
         if isinstance(task, GenerationTask) and task.json_schema:
             schema_checker(Path(task.json_schema))
+
+
+def _check_harness(recipe: Recipe) -> None:
+    """Tasks of lm-evaluation-harness that it has not, or the harness itself missing."""
+    if recipe.evaluation.harness:
+        from adapt.evaluation.harness import check_harness
+
+        check_harness(recipe.evaluation.harness)
 
 
 def _check_method(recipe: Recipe) -> None:

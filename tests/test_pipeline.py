@@ -271,6 +271,7 @@ def test_distilled_rows_in_a_run(tiny_recipe, tokenizer):
         tiny_recipe(
             tokenizer={"new_tokens": 12, **tokenizer},
             embeddings=embeddings,
+            training={"phases": [{**LONG, "max_steps": 2}]},
             evaluation={"control": False, "tasks": []},
         )
     )

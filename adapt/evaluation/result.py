@@ -215,6 +215,7 @@ class ModelScores:
         edge: On held-out domain text; None where it was not measured, or no text can be cut.
         speed: In turns with the other models of a run; None where it was not measured, or no
             held-out document can be continued.
+        harness: Of lm-evaluation-harness, by task and metric; empty where none was asked for.
     """
 
     domain: Likelihood | None
@@ -222,6 +223,7 @@ class ModelScores:
     tasks: dict[str, TaskScores]
     edge: EdgeScores | None = None
     speed: SpeedScores | None = None
+    harness: dict[str, dict[str, Interval]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For the stage's manifest."""
@@ -238,6 +240,10 @@ class ModelScores:
             tasks,
             _edge(record.get("edge")),
             SpeedScores.from_json(record["speed"]) if record.get("speed") else None,
+            {
+                task: {metric: Interval(**one) for metric, one in metrics.items()}
+                for task, metrics in record.get("harness", {}).items()
+            },
         )
 
 

@@ -100,7 +100,15 @@ def score_model(
             seed=seed,
             label=f"{name}: edges of prompts",
         )
-    return ModelScores(domain, general, tasks, edge)
+    harness = {}
+    if section.harness:
+        from adapt.evaluation.harness import harness_scores
+
+        batch_size = section.per_device_eval_batch_size
+        harness = harness_scores(
+            section.harness, model, tokenizer, batch_size=batch_size, seed=seed
+        )
+    return ModelScores(domain, general, tasks, edge, harness=harness)
 
 
 def sample(texts: Iterable[str], documents: int, max_bytes: int, seed: int) -> list[str]:

@@ -148,6 +148,19 @@ class GenerationSection(Section):
         return self
 
 
+class HarnessSection(Section):
+    """Tasks of lm-evaluation-harness (extra `harness`), scored on every model of the run."""
+
+    tasks: list[str] = Field(min_length=1, description="Names of its tasks or groups.")
+    include_path: str | None = Field(
+        None, description="Folder with further task files of its format; null: none."
+    )
+    num_fewshot: int | None = Field(
+        None, ge=0, description="Examples in the prompt; null: what the task says."
+    )
+    limit: int | None = Field(None, gt=0, description="Rows of each task; null: all.")
+
+
 class EvaluationSection(Section):
     """What is measured on held-out text: base, control and adapted side by side."""
 
@@ -168,6 +181,9 @@ class EvaluationSection(Section):
     )
     tasks: list[AnyTask] = Field(
         default_factory=list, description="Labelled rows to train and score."
+    )
+    harness: HarnessSection | None = Field(
+        None, description="Tasks of lm-evaluation-harness; null: none."
     )
 
     @model_validator(mode="after")

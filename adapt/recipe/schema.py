@@ -90,6 +90,16 @@ class Recipe(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _what_the_harness_can_score(self) -> Recipe:
+        reads_only = self.training.classifies or self.embeddings.units == "input"
+        if self.evaluation.harness and reads_only:
+            raise ValueError(
+                "evaluation.harness scores models that write what they read: leave out "
+                "embeddings.units input and a last phase with objective classification"
+            )
+        return self
+
     @property
     def classified(self) -> ClassificationTask | None:
         """The task whose head the last phase trains; None where the model writes text."""

@@ -100,6 +100,7 @@ def table(summary: Summary) -> list[Row]:
     rows += _likelihood_rows(summary, models)
     for task in summary.scores["adapted"].tasks:
         rows += task_rows(summary, task, whole=False)
+    rows += _harness_rows(summary, models)
     trained: dict[str, float | None] = {
         m: summary.trained[m].bytes_per_second if m in summary.trained else None for m in models
     }
@@ -185,6 +186,22 @@ def task_rows(summary: Summary, task: str, *, whole: bool = True) -> list[Row]:
 def _interval(scores: TaskScores, metric: str) -> Interval | None:
     main = next(iter(scores.metrics), None)
     return scores.intervals.get(metric, scores.main if metric == main else None)
+
+
+def _harness_rows(summary: Summary, models: list[str]) -> list[Row]:
+    """What lm-evaluation-harness measured; whether more is better is for its tasks to say."""
+    scores = {m: summary.scores[m].harness for m in models}
+    first = next(iter(scores.values()))
+    return [
+        _interval_row(
+            f"harness, {task}: {metric}",
+            "",
+            models,
+            {m: one[task][metric] for m, one in scores.items() if metric in one.get(task, {})},
+        )
+        for task, metrics in first.items()
+        for metric in metrics
+    ]
 
 
 def speed_rows(summary: Summary) -> list[Row]:
