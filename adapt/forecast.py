@@ -12,7 +12,7 @@ from adapt import bases
 from adapt.check import evaluation_tokens
 from adapt.corpus import Corpus
 from adapt.embeddings.result import AdaptedBase
-from adapt.pipeline import Pipeline
+from adapt.preparation import Preparation
 from adapt.probe.benefit import WORTH, NetBenefit
 from adapt.probe.measure import (
     STEPS,
@@ -89,15 +89,15 @@ def forecast(recipe: Recipe, *, steps: int | None = None) -> Forecast:
     Raises:
         AdaptError: A stage or a probe failed.
     """
-    pipeline = Pipeline(recipe)
-    pipeline.build_tokenizer()
-    adapted, corpus = pipeline.adapted_base(), pipeline.corpus()
-    base = pipeline.base()
-    before = pipeline.subject("base", base.folder)
-    after = pipeline.subject("adapted", adapted.folder)
-    benefit, cache = None, pipeline.workspace.tokenized
+    prepared = Preparation(recipe)
+    prepared.build_tokenizer()
+    adapted, corpus = prepared.adapted_base(), prepared.corpus()
+    base = prepared.base()
+    before = prepared.subject("base", base.folder)
+    after = prepared.subject("adapted", adapted.folder)
+    benefit, cache = None, prepared.workspace.tokenized
     probe = partial(
-        measure_training, recipe, corpus, folder=pipeline.workspace.root / ".probe", cache=cache
+        measure_training, recipe, corpus, folder=prepared.workspace.root / ".probe", cache=cache
     )
     if adapted.tensors and bases.writes_text(base.folder):
         texts, phase = validation_text(recipe, corpus), text_phase(recipe.training)
@@ -111,7 +111,11 @@ def forecast(recipe: Recipe, *, steps: int | None = None) -> Forecast:
     shapes = _shapes(recipe, corpus, after, before, cache)
     found = Forecast(
         (
-            Line("corpus, vocabulary and rows", sum(pipeline.seconds.values()), "done, and kept"),
+            Line(
+                "corpus, vocabulary and rows",
+                sum(prepared.stages.seconds.values()),
+                "done, and kept",
+            ),
             *_training_lines(recipe, measured, shapes),
             _evaluation_line(recipe, measured),
         ),
@@ -120,7 +124,7 @@ def forecast(recipe: Recipe, *, steps: int | None = None) -> Forecast:
         benefit,
         _sentence(recipe, adapted.added, benefit) if benefit else "",
     )
-    write_json(pipeline.workspace.reports / FILE, found.to_json())
+    write_json(prepared.workspace.reports / FILE, found.to_json())
     return found
 
 

@@ -1,4 +1,4 @@
-"""The stages in order; each is skipped when its manifest shows that it is done."""
+"""Training, scores and reports: the stages after preparation, each skipped when it is done."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from adapt import bases, fertility
 from adapt.evaluation.result import ModelScores, SpeedScores
 from adapt.preparation import Preparation, identity
 from adapt.processes import Processes, is_main, use_all_cores
-from adapt.recipe import dump_recipe
+from adapt.recipe import Recipe, dump_recipe
 from adapt.recipe.evaluation import SCORING_KEYS
 from adapt.stages import once
 from adapt.training.result import Trained
 from adapt.vocab import OUTPUT
-from adapt.workspace import fingerprint, versions, write_json, write_text
+from adapt.workspace import fingerprint, versions, write_json
 
 if TYPE_CHECKING:
     from adapt.publish.settings import AdapterSettings
@@ -30,8 +30,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("adapt")
 
 
-class Pipeline(Preparation):
-    """All stages of one recipe."""
+class Pipeline:
+    """All stages of one recipe in its run folder.
+
+    Args:
+        recipe: Checked.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.prepared = Preparation(recipe)
+        self.workspace, self.stages = self.prepared.workspace, self.prepared.stages
 
     def run(self) -> Summary | None:
         """All stages; the report of the main process, None of any other."""
@@ -40,7 +49,7 @@ class Pipeline(Preparation):
         check_launcher(self.recipe.training)
         processes = Processes()
         use_all_cores()
-        processes.main_first(self._prepare)
+        processes.main_first(self.prepared.all)
         self.adapter()
         if self.recipe.evaluation.control:
             self.control()
@@ -51,30 +60,14 @@ class Pipeline(Preparation):
         self.publish(summary)
         return summary
 
-    def _prepare(self) -> None:
-        """What one process does for all: everything before training."""
-        self._open_run_folder()
-        self.fertility()
-        self.adapted_base()
-
-    def _open_run_folder(self) -> None:
-        self.workspace.claim(self.recipe.name, self.recipe.model.base)
-        self.workspace.root.mkdir(parents=True, exist_ok=True)
-        write_text(self.workspace.recipe, dump_recipe(self.recipe))
-
-    def build_tokenizer(self) -> fertility.FertilityReport:
-        """The corpus and vocabulary stages alone, and what they save."""
-        self._open_run_folder()
-        return self.fertility()
-
     # -- stages ---------------------------------------------------------------------------
 
     @once
     def adapter(self) -> Trained:
         """The adapted base, fine-tuned."""
-        adapted, vocabulary = self.adapted_base(), self.vocabulary()
+        adapted, vocabulary = self.prepared.adapted_base(), self.prepared.vocabulary()
         ids = vocabulary.delta.added_ids
-        base = self.base()
+        base = self.prepared.base()
         # The original base has other tokens under these ids, or no output rows of its own.
         if vocabulary.delta.moves_ids or adapted.untied:
             base = replace(base, folder=adapted.folder, reference=str(adapted.folder.resolve()))
@@ -86,8 +79,10 @@ class Pipeline(Preparation):
     def control(self) -> Trained:
         """The base with its own tokenizer, fine-tuned on the documents that the adapter saw."""
         seen = self.adapter().documents
-        folder = self.base().folder
-        return self._train("control", folder, folder, [], self.workspace.control, seen, self.base())
+        folder = self.prepared.base().folder
+        return self._train(
+            "control", folder, folder, [], self.workspace.control, seen, self.prepared.base()
+        )
 
     def _train(
         self,
@@ -99,12 +94,12 @@ class Pipeline(Preparation):
         documents: list[int] | None,
         base: bases.Base,
     ) -> Trained:
-        recipe, corpus = self.recipe, self.corpus()
+        recipe, corpus = self.recipe, self.prepared.corpus()
         inputs = {
             "section": recipe.training.model_dump(),
             "tasks": [task.model_dump(exclude=SCORING_KEYS) for task in recipe.evaluation.tasks],
             "model": recipe.model.model_dump(),
-            "embeddings": self._marks["embeddings"],
+            "embeddings": self.stages.marks["embeddings"],
             "seed": recipe.seed,
             "documents": documents,
         }
@@ -123,7 +118,7 @@ class Pipeline(Preparation):
                 corpus,
                 recipe.evaluation.tasks,
                 model_folder=model_folder,
-                tokenizer=self._tokenizer(tokenizer_folder),
+                tokenizer=self.prepared.tokenizer(tokenizer_folder),
                 tokenizer_folder=tokenizer_folder,
                 new_ids=new_ids,
                 base=base,
@@ -142,7 +137,7 @@ class Pipeline(Preparation):
                 self._settings(stage).save(folder)
             return trained
 
-        return self._stage(
+        return self.stages.run(
             stage, inputs, work, Trained.to_json, lambda record: Trained.from_json(folder, record)
         )
 
@@ -156,25 +151,27 @@ class Pipeline(Preparation):
 
     def _writer(self) -> Any:  # noqa: ANN401
         """The tokenizer of what is written, where units are only read; else None."""
-        read_only = self.vocabulary().delta.read_only
-        return self._tokenizer(self.workspace.tokenizer / OUTPUT) if read_only else None
+        read_only = self.prepared.vocabulary().delta.read_only
+        return self.prepared.tokenizer(self.workspace.tokenizer / OUTPUT) if read_only else None
 
     def _settings(self, stage: str) -> AdapterSettings:
         """What lies beside an adapter, so that it loads without the run."""
         from adapt.publish.settings import AdapterSettings
 
         if stage == "control":
-            return AdapterSettings.of_control(self.recipe, self.base())
-        read_only = self.vocabulary().delta.read_only
-        untied = self.adapted_base().untied
-        return AdapterSettings.of_run(self.recipe, self.base(), read_only=read_only, untied=untied)
+            return AdapterSettings.of_control(self.recipe, self.prepared.base())
+        read_only = self.prepared.vocabulary().delta.read_only
+        untied = self.prepared.adapted_base().untied
+        return AdapterSettings.of_run(
+            self.recipe, self.prepared.base(), read_only=read_only, untied=untied
+        )
 
     @once
     def scores(self, name: str) -> ModelScores:
         """Base, control or adapted model on held-out text."""
         from adapt.evaluation.scores import score_model
 
-        recipe, corpus = self.recipe, self.corpus()
+        recipe, corpus = self.recipe, self.prepared.corpus()
 
         def work() -> ModelScores:
             return score_model(
@@ -186,11 +183,11 @@ class Pipeline(Preparation):
                 seed=recipe.seed,
                 predictions=self.workspace.reports / "predictions",
                 baselines=name == self._scored()[0],
-                new_ids=self.vocabulary().delta.added_ids if name == "adapted" else (),
+                new_ids=self.prepared.vocabulary().delta.added_ids if name == "adapted" else (),
                 writer=self._writer(),
             )
 
-        return self._stage(
+        return self.stages.run(
             f"evaluation-{name}",
             self._what_is_scored([name]),
             work,
@@ -210,7 +207,7 @@ class Pipeline(Preparation):
             from adapt.evaluation.speed import Candidate, measure_speed
 
             section = recipe.evaluation
-            held_out = self.corpus().documents("test")
+            held_out = self.prepared.corpus().documents("test")
             texts = sample(held_out, section.max_documents, section.max_bytes, recipe.seed)
             models = {
                 name: Candidate(partial(self._load, name), self._tokenizer_of(name), self._writer())
@@ -218,7 +215,7 @@ class Pipeline(Preparation):
             }
             return measure_speed(models, texts, max_length=section.max_length, seed=recipe.seed)
 
-        return self._stage(
+        return self.stages.run(
             "speed",
             self._what_is_scored(names),
             work,
@@ -231,14 +228,14 @@ class Pipeline(Preparation):
         trained = {"base": "embeddings", "control": "control", "adapted": "training"}
         return {
             "section": self.recipe.evaluation.model_dump(exclude={"control"}),
-            "models": [self._marks[trained[name]] for name in names],
-            "base": identity(self.base()),
+            "models": [self.stages.marks[trained[name]] for name in names],
+            "base": identity(self.prepared.base()),
             "seed": self.recipe.seed,
         }
 
     def _tokenizer_of(self, name: str) -> Any:  # noqa: ANN401
-        return self._tokenizer(
-            self.workspace.tokenizer if name == "adapted" else self.base().folder
+        return self.prepared.tokenizer(
+            self.workspace.tokenizer if name == "adapted" else self.prepared.base().folder
         )
 
     def _load(self, name: str) -> Any:  # noqa: ANN401
@@ -247,15 +244,15 @@ class Pipeline(Preparation):
         from adapt.training.reading import never_written
 
         dtype = best_dtype(self.recipe.model.dtype)
-        trust, base = self.recipe.model.trust_remote_code, self.base().folder
+        trust, base = self.recipe.model.trust_remote_code, self.prepared.base().folder
         if name == "base":
             return load_model(base, dtype, trust_remote_code=trust)
         if name == "control":
             return load_merged(base, self.workspace.control, dtype, trust_remote_code=trust)
         run = self.workspace
         model = load_merged(run.adapted_base, run.adapter, dtype, trust_remote_code=trust)
-        if self.vocabulary().delta.read_only:
-            never_written(model, self.vocabulary().delta.added_ids)
+        if self.prepared.vocabulary().delta.read_only:
+            never_written(model, self.prepared.vocabulary().delta.added_ids)
         return model
 
     def _scored(self) -> list[str]:
@@ -277,18 +274,18 @@ class Pipeline(Preparation):
         alone = {name: self.scores(name) for name in names}
         speed = self.speed()
         scores = {name: replace(one, speed=speed.get(name)) for name, one in alone.items()}
-        report = self.fertility()
+        report = self.prepared.fertility()
         comparisons = {
             name: compare(scores["adapted"], scores[name], name, recipe.seed)
             for name in names
             if name != "adapted"
         }
         saved = fertility.saved(report.domain[0], report.domain[-1])
-        vocabulary, rows = self.vocabulary(), self.adapted_base()
+        vocabulary, rows = self.prepared.vocabulary(), self.prepared.adapted_base()
         summary = Summary(
             name=recipe.name,
             base=recipe.model.base,
-            corpus=self.corpus().statistics,
+            corpus=self.prepared.corpus().statistics,
             vocabulary=replace(vocabulary, notes=(*vocabulary.notes, *rows.remarks)),
             fertility=report,
             trained=trained,
@@ -296,7 +293,7 @@ class Pipeline(Preparation):
             comparisons=comparisons,
             verdict=verdict(comparisons, scores, saved),
             recipe=dump_recipe(recipe),
-            seconds=self.seconds,
+            seconds=self.stages.seconds,
             environment=_environment(),
         )
         write_json(self.workspace.reports / "evaluation.json", summary.to_json())

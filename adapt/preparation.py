@@ -13,18 +13,47 @@ from adapt.corpus import Corpus, build_corpus, open_corpus
 from adapt.corpus.read import read_terms, terms_of
 from adapt.embeddings.result import AdaptedBase
 from adapt.errors import RecipeError
+from adapt.recipe import Recipe, dump_recipe
 from adapt.recipe.evaluation import SCORING_KEYS
 from adapt.stages import Stages, once
 from adapt.vocab import OUTPUT, Material, Vocabulary, adapt_vocabulary, load_tokenizer
-from adapt.workspace import digest, fingerprint, write_json
+from adapt.workspace import Workspace, digest, fingerprint, write_json, write_text
 
 if TYPE_CHECKING:
     from adapt.embeddings.build import Lesson
     from adapt.probe.sizes import Subject
 
 
-class Preparation(Stages):
-    """What one process does for all."""
+class Preparation:
+    """What one process does for all.
+
+    Every stage is a method that does its work once: called again, or in another process after
+    the main one, it reads what was written.
+
+    Args:
+        recipe: Checked.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.workspace = Workspace(Path(recipe.output_dir))
+        self.stages = Stages(self.workspace)
+
+    def all(self) -> None:
+        """Everything before training."""
+        self._open_run_folder()
+        self.fertility()
+        self.adapted_base()
+
+    def build_tokenizer(self) -> fertility.FertilityReport:
+        """The corpus and vocabulary stages alone, and what they save."""
+        self._open_run_folder()
+        return self.fertility()
+
+    def _open_run_folder(self) -> None:
+        self.workspace.claim(self.recipe.name, self.recipe.model.base)
+        self.workspace.root.mkdir(parents=True, exist_ok=True)
+        write_text(self.workspace.recipe, dump_recipe(self.recipe))
 
     @once
     def base(self) -> bases.Base:
@@ -44,7 +73,7 @@ class Preparation(Stages):
             "files": {p: digest(Path(p)) for p in paths if p and Path(p).is_file()},
         }
         folder = self.workspace.corpus
-        return self._stage(
+        return self.stages.run(
             "corpus",
             inputs,
             lambda: build_corpus(section, tasks, self.recipe.seed, folder),
@@ -66,17 +95,17 @@ class Preparation(Stages):
             score_terms=terms_of(section.score_terms or [], "tokenizer.score_terms"),
             model=bases.size(base.folder) if section.new_tokens == "auto" else None,
         )
-        return self._stage(
+        return self.stages.run(
             "vocab",
             {
                 "section": section.model_dump(),
                 "units": self.recipe.embeddings.units,
-                "corpus": self._marks["corpus"],
+                "corpus": self.stages.marks["corpus"],
                 "base": identity(base),
                 "terms": fingerprint([material.terms, material.score_terms]),
             },
             lambda: adapt_vocabulary(
-                section, self._tokenizer(base.folder), material, folder, read_only=read_only
+                section, self.tokenizer(base.folder), material, folder, read_only=read_only
             ),
             Vocabulary.to_json,
             lambda record: Vocabulary.from_json(folder, record),
@@ -88,13 +117,13 @@ class Preparation(Stages):
         vocabulary, corpus = self.vocabulary(), self.corpus()
         path = self.recipe.evaluation.terms
         terms = read_terms(Path(path), "evaluation.terms") if path else []
-        inputs = {"vocab": self._marks["vocab"], "terms": fingerprint(terms)}
+        inputs = {"vocab": self.stages.marks["vocab"], "terms": fingerprint(terms)}
         target = self.workspace.reports / "fertility.json"
 
         def work() -> fertility.FertilityReport:
             tokenizers = {
-                "base": self._tokenizer(self.base().folder).backend_tokenizer,
-                "adapted": self._tokenizer(vocabulary.folder).backend_tokenizer,
+                "base": self.tokenizer(self.base().folder).backend_tokenizer,
+                "adapted": self.tokenizer(vocabulary.folder).backend_tokenizer,
             }
 
             def measured(texts: list[str]) -> tuple[fertility.Fertility, ...]:
@@ -114,7 +143,7 @@ class Preparation(Stages):
             fertility.FertilityReport.to_json,
             fertility.FertilityReport.from_json,
         )
-        return self._stage("fertility", inputs, work, to_json, from_json)
+        return self.stages.run("fertility", inputs, work, to_json, from_json)
 
     @once
     def adapted_base(self) -> AdaptedBase:
@@ -142,11 +171,11 @@ class Preparation(Stages):
                 trust_remote_code=model.trust_remote_code,
             )
 
-        return self._stage(
+        return self.stages.run(
             "embeddings",
             {
                 "section": section.model_dump(),
-                "vocab": self._marks["vocab"],
+                "vocab": self.stages.marks["vocab"],
                 "seed": seed,
                 "dtype": model.dtype,
                 **({"probe": self._probed_with()} if decides else {}),
@@ -195,7 +224,11 @@ class Preparation(Stages):
     def _probed_with(self) -> list[object]:
         """What decides a probe's outcome, besides what decides the rows."""
         recipe = self.recipe
-        return [recipe.training.model_dump(), recipe.model.model_dump(), self._marks["corpus"]]
+        return [
+            recipe.training.model_dump(),
+            recipe.model.model_dump(),
+            self.stages.marks["corpus"],
+        ]
 
     def subject(self, name: Literal["base", "adapted"], checkpoint: Path) -> Subject:
         """A checkpoint to probe, as the base or as the adapted model.
@@ -209,9 +242,9 @@ class Preparation(Stages):
         vocabulary, adapted = self.vocabulary(), name == "adapted"
         folder = vocabulary.folder if adapted else self.base().folder
         delta = vocabulary.delta
-        writer = self._tokenizer(vocabulary.folder / OUTPUT) if delta.read_only else None
+        writer = self.tokenizer(vocabulary.folder / OUTPUT) if delta.read_only else None
         ids = tuple(delta.added_ids) if adapted else ()
-        return Subject(name, checkpoint, self._tokenizer(folder), folder, ids, writer)
+        return Subject(name, checkpoint, self.tokenizer(folder), folder, ids, writer)
 
     def _learns_rows(self) -> bool:
         """Whether new rows are distilled; `auto` does so where it can be done."""
@@ -225,13 +258,14 @@ class Preparation(Stages):
         from adapt.training.batches import start_ids
         from adapt.training.model import best_dtype
 
-        corpus, tokenizer = self.corpus(), self._tokenizer(self.base().folder)
+        corpus, tokenizer = self.corpus(), self.tokenizer(self.base().folder)
         dtype = best_dtype(self.recipe.model.dtype)
         return Lesson(
             lambda: corpus.documents("train"), start_ids(tokenizer), dtype, corpus.general_sample
         )
 
-    def _tokenizer(self, folder: Path | str) -> Any:  # noqa: ANN401
+    def tokenizer(self, folder: Path | str) -> Any:  # noqa: ANN401
+        """The tokenizer of a folder, as the recipe trusts it."""
         return load_tokenizer(folder, trust_remote_code=self.recipe.model.trust_remote_code)
 
 

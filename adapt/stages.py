@@ -6,11 +6,9 @@ import logging
 import time
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from adapt.processes import is_main
-from adapt.recipe import Recipe
 from adapt.workspace import Workspace, fingerprint, versions
 
 logger = logging.getLogger("adapt")
@@ -19,36 +17,35 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def once(method: Method) -> Method:
-    """Keeps what a stage returned: later stages ask for it again and again."""
+    """Keeps in `self.stages` what a stage returned: later ones ask for it again and again."""
 
     @wraps(method)
-    def remembered(self: Stages, *args: str) -> Any:  # noqa: ANN401
-        key = (method.__name__, *args)
-        if key not in self.results:
-            self.results[key] = method(self, *args)
-        return self.results[key]
+    def remembered(self: Any, *args: str) -> Any:  # noqa: ANN401
+        results, key = self.stages.results, (method.__name__, *args)
+        if key not in results:
+            results[key] = method(self, *args)
+        return results[key]
 
     return cast(Method, remembered)
 
 
 class Stages:
-    """One recipe in its run folder.
+    """The stages of one run, as its folder has them.
 
-    Every stage is a method that does its work once: called again, or in another process after
-    the main one, it reads what was written.
-
-    Args:
-        recipe: Checked.
+    Attributes:
+        workspace: The run folder.
+        seconds: Time of each stage when it ran.
+        marks: Fingerprint of each stage's inputs; the inputs of later stages hold them.
+        results: What `once` keeps.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.workspace = Workspace(Path(recipe.output_dir))
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
         self.seconds: dict[str, float] = {}
+        self.marks: dict[str, str] = {}
         self.results: dict[tuple[str, ...], Any] = {}
-        self._marks: dict[str, str] = {}
 
-    def _stage(
+    def run(
         self,
         name: str,
         inputs: object,
@@ -60,9 +57,16 @@ class Stages:
 
         A process other than the main one works too, where a stage needs all of them, but leaves
         the manifest to the main one.
+
+        Args:
+            name: Of the stage and its manifest.
+            inputs: All that decides its result; goes into the manifest.
+            work: The stage.
+            to_json: Of its result.
+            from_json: Reads the result of a stage that is done.
         """
         mark = fingerprint(inputs, versions())
-        self._marks[name] = mark
+        self.marks[name] = mark
         record = self.workspace.finished(name, mark)
         if record is not None:
             logger.info("%s: done already", name)

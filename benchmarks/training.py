@@ -157,6 +157,7 @@ def plain(arguments: argparse.Namespace, corpus: Any, documents: int | None) -> 
 
 def trl(arguments: argparse.Namespace, corpus: Any, documents: int | None) -> Measured:  # noqa: ANN401
     """The usual trainer."""
+    import torch
     from datasets import Dataset
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
@@ -178,7 +179,7 @@ def trl(arguments: argparse.Namespace, corpus: Any, documents: int | None) -> Me
                 learning_rate=RATE,
                 num_train_epochs=1,
                 bf16=True,
-                use_cpu=arguments.cpu,
+                use_cpu=arguments.cpu or not torch.cuda.is_available(),
                 logging_steps=10,
                 save_strategy="no",
                 report_to=[],
@@ -349,7 +350,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         arguments.folder = arguments.folder or Path(temporary)
         arguments.folder.mkdir(parents=True, exist_ok=True)
-        show(arguments, list(compared(arguments)))
+        found: list[Compared] = []
+        for way in compared(arguments):
+            found.append(way)  # what is measured stays, whatever becomes of the rest
+            print(f"{way.found.way}: {way.found.speed:,.0f} bytes/s", flush=True)
+            if arguments.json:
+                rows = [asdict(one) for one in found]
+                arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        show(found)
 
 
 @dataclass(frozen=True)
@@ -395,8 +403,8 @@ def compared(arguments: argparse.Namespace) -> Iterator[Compared]:
         yield Compared(found, longer, peaks)
 
 
-def show(arguments: argparse.Namespace, found: list[Compared]) -> None:
-    """The table, and JSON where asked."""
+def show(found: list[Compared]) -> None:
+    """The table."""
     reference = found[0].found
     table = Table(
         title=f"{reference.bytes_ / 1000:.0f} kB of HPO definitions", title_justify="left"
@@ -416,9 +424,6 @@ def show(arguments: argparse.Namespace, found: list[Compared]) -> None:
             f"{longer.bits_per_byte:.3f} ({longer.seconds:.0f} s)" if longer else "",
         )
     Console().print(table)
-    if arguments.json:
-        rows = [asdict(way) for way in found]
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

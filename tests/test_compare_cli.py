@@ -124,7 +124,7 @@ def test_the_corpus_of_the_run_is_used_and_its_folder_left_alone(
     adapt, recipe, tiny_base, tmp_path
 ):
     run = Pipeline(load_recipe(recipe))
-    run.build_tokenizer()
+    run.prepared.build_tokenizer()
     before = mtimes(run.workspace.root)
     code, _, err = adapt("evaluate", tiny_base, "--recipe", recipe, "--name", "base")
     assert code == 0, err

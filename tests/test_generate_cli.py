@@ -29,7 +29,7 @@ def run(tiny_recipe):
     if not RUNS:
         path = tiny_recipe(training={"phases": [PHASE]}, corpus={"general": []})
         pipeline = Pipeline(load_recipe(path))
-        pipeline.build_tokenizer()
+        pipeline.prepared.build_tokenizer()
         pipeline.adapter()
         RUNS.append(pipeline.workspace.root)
     return RUNS[0]

@@ -169,7 +169,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_losses(tiny_recipe, tmp_pat
     }
     path = tiny_recipe(**sections)
     whole = Pipeline(load_recipe(path, [f"output_dir={tmp_path / 'whole'}"]))
-    whole.build_tokenizer()
+    whole.prepared.build_tokenizer()
     whole.adapter()
     process = launch(str(path))
     run = Workspace(Path(load_recipe(path).output_dir))
@@ -252,11 +252,11 @@ def test_every_mode_runs_to_the_report(tiny_recipe, tokenizer):
     recipe = load_recipe(tiny_recipe(tokenizer=tokenizer, evaluation={"control": False}))
     pipeline = Pipeline(recipe)
     summary = pipeline.run()
-    delta = pipeline.vocabulary().delta
+    delta = pipeline.prepared.vocabulary().delta
     config = json.loads((pipeline.workspace.adapted_base / "config.json").read_text())
     rows = config["vocab_size"]
     assert rows >= delta.size
-    assert all(tensor.rows_after == rows for tensor in pipeline.adapted_base().tensors)
+    assert all(tensor.rows_after == rows for tensor in pipeline.prepared.adapted_base().tensors)
     assert 0 < summary.scores["adapted"].domain.interval.value < 20
     adapter = json.loads((pipeline.workspace.adapter / "adapter_config.json").read_text())
     named = Path(adapter["base_model_name_or_path"])
@@ -277,9 +277,11 @@ def test_distilled_rows_in_a_run(tiny_recipe, tokenizer):
     )
     pipeline = Pipeline(recipe)
     pipeline.run()
-    assert pipeline.adapted_base().distilled.steps <= 3
+    assert pipeline.prepared.adapted_base().distilled.steps <= 3
     again = Pipeline(recipe).run()
-    assert again.seconds["embeddings"] == pipeline.seconds["embeddings"]  # read, not learned anew
+    assert (
+        again.seconds["embeddings"] == pipeline.stages.seconds["embeddings"]
+    )  # read, not learned anew
 
 
 def test_units_that_are_only_read_in_a_run(tiny_recipe):
@@ -288,11 +290,11 @@ def test_units_that_are_only_read_in_a_run(tiny_recipe):
     recipe = load_recipe(tiny_recipe(embeddings=embeddings))
     pipeline = Pipeline(recipe)
     summary = pipeline.run()
-    delta = pipeline.vocabulary().delta
+    delta = pipeline.prepared.vocabulary().delta
     assert delta.read_only
     new = delta.added_ids
     limits = recipe.evaluation.max_documents, recipe.evaluation.max_bytes, recipe.seed
-    held = sample(pipeline.corpus().documents("test"), *limits)
+    held = sample(pipeline.prepared.corpus().documents("test"), *limits)
     scored = sum(len(halves(text)[1].encode()) for text in held)
     assert {sum(s.domain.bytes_) for s in summary.scores.values()} == {scored}
     assert all(math.isfinite(s.domain.interval.value) for s in summary.scores.values())
@@ -309,4 +311,4 @@ def test_rows_are_learned_by_default_where_they_can_be(mode, init, tiny_recipe):
     tokenizer = {"mode": mode, **({"vocab_size": 300} if mode == "train" else {})}
     rows = {"init": "auto", "distill": {"steps": 2, "snippet_tokens": 1_000}}
     pipeline = Pipeline(load_recipe(tiny_recipe(tokenizer=tokenizer, embeddings=rows)))
-    assert pipeline.adapted_base().init == init
+    assert pipeline.prepared.adapted_base().init == init

@@ -21,6 +21,7 @@ from adapt.embeddings.result import AdaptedBase
 from adapt.errors import DataError, ModelError, RecipeError
 from adapt.forecast import forecast
 from adapt.pipeline import Pipeline
+from adapt.preparation import Preparation
 from adapt.probe.benefit import WORTH, NetBenefit
 from adapt.probe.measure import (
     Measured,
@@ -81,10 +82,9 @@ def test_what_saves_more_or_loses_less_is_never_worth_less(saved, size_, added, 
 def prepared(tiny_base, tmp_path_factory):
     """A recipe whose stages before training are done."""
     recipe = load_recipe(write_recipe(tmp_path_factory.mktemp("prepared"), tiny_base))
-    pipeline = Pipeline(recipe)
-    pipeline.build_tokenizer()
-    pipeline.adapted_base()
-    return pipeline
+    prepared = Preparation(recipe)
+    prepared.all()
+    return prepared
 
 
 def test_a_probe_trains_measures_scores_and_leaves_nothing(prepared):
@@ -183,9 +183,9 @@ def test_text_phase_is_one_on_running_text(prepared):
 def test_nothing_to_score_on_is_said(tiny_recipe):
     recipe = load_recipe(tiny_recipe(corpus={"validation_fraction": 0.0}))
     pipeline = Pipeline(recipe)
-    pipeline.build_tokenizer()
+    pipeline.prepared.build_tokenizer()
     with pytest.raises(DataError, match="validation_fraction"):
-        validation_text(recipe, pipeline.corpus())
+        validation_text(recipe, pipeline.prepared.corpus())
 
 
 # -- what is made of it ------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_net_benefit_is_of_the_validation_side(prepared, forecasted):
 def test_the_run_after_it_finds_its_stages_done(prepared, forecasted):
     manifest = prepared.workspace.manifest("embeddings")
     before = manifest.stat().st_mtime_ns
-    Pipeline(prepared.recipe).adapted_base()
+    Preparation(prepared.recipe).adapted_base()
     assert manifest.stat().st_mtime_ns == before
 
 
@@ -385,7 +385,7 @@ def decided(tiny_recipe, monkeypatch, scores, **sections):
 
     monkeypatch.setattr("adapt.probe.measure.measure_training", measured)
     pipeline = Pipeline(recipe)
-    return pipeline, pipeline.adapted_base()
+    return pipeline, pipeline.prepared.adapted_base()
 
 
 @pytest.mark.parametrize(("gain", "untied"), [(0.44, False), (0.46, True)])
@@ -418,7 +418,7 @@ def test_what_was_decided_is_what_the_run_and_its_adapter_say(tiny_recipe, monke
     assert _untied({"untie": "auto"}, adapter)
     named = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert Path(named) == found.folder.resolve()  # the original base has no output rows of its own
-    again = Pipeline(pipeline.recipe).adapted_base()  # read, for there is no score left to give
+    again = Preparation(pipeline.recipe).adapted_base()  # read, for there is no score left to give
     assert again == found
 
 
@@ -450,7 +450,7 @@ def test_check_takes_auto_for_tied(tiny_recipe):
 def test_a_real_probe_decides(tiny_recipe, monkeypatch):
     monkeypatch.setattr("adapt.probe.measure.STEPS", 3)
     recipe = load_recipe(tiny_recipe(embeddings={"untie": "auto", "init": "mean"}))
-    found = Pipeline(recipe).adapted_base()
+    found = Preparation(recipe).adapted_base()
     assert not found.untied  # nothing halves the bits in three steps
     assert found.untying.steps == 3
     assert found.remarks == (found.untying.sentence,)

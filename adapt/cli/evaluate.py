@@ -140,7 +140,7 @@ def _corpus(recipe: Recipe, place: Workspace) -> Corpus:
     The run's is linked file by file; the corpus stage then looks at its fingerprint, and builds
     another here where it is not the one that the recipe asks for.
     """
-    from adapt.pipeline import Pipeline
+    from adapt.preparation import Preparation
 
     run = Workspace(Path(recipe.output_dir))
     if not place.manifest("corpus").is_file() and run.manifest("corpus").is_file():
@@ -148,7 +148,7 @@ def _corpus(recipe: Recipe, place: Workspace) -> Corpus:
         shutil.copytree(run.corpus, place.corpus, copy_function=_link)
         place.manifest("corpus").parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run.manifest("corpus"), place.manifest("corpus"))
-    return Pipeline(recipe.model_copy(update={"output_dir": str(place.root)})).corpus()
+    return Preparation(recipe.model_copy(update={"output_dir": str(place.root)})).corpus()
 
 
 def _link(source: str, target: str) -> None:

@@ -286,17 +286,17 @@ def build(
 
     check_recipe(resolved)
     from adapt.fertility import saved
-    from adapt.pipeline import Pipeline
+    from adapt.preparation import Preparation
     from adapt.reporting.console import fertility_table
 
-    pipeline = Pipeline(resolved)
-    result = pipeline.build_tokenizer()
+    prepared = Preparation(resolved)
+    result = prepared.build_tokenizer()
     for kind, measured in (("domain", result.domain), ("general", result.general)):
         if measured:
             title = f"held-out {kind} text: {measured[0].documents:,} documents"
             console.print(fertility_table(measured, title))
             line = f"tokens saved on {kind} text: {saved(measured[0], measured[-1]):.1%}"
             say(line)
-    for note in pipeline.vocabulary().notes:
+    for note in prepared.vocabulary().notes:
         say(f"note: {note}")
-    say(f"tokenizer: {pipeline.workspace.tokenizer}")
+    say(f"tokenizer: {prepared.workspace.tokenizer}")

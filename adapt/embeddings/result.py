@@ -53,6 +53,17 @@ class Distilled:
     calibration: tuple[float, float]
     untouched: tuple[int, ...]
 
+    @property
+    def sentence(self) -> str:
+        """For the report."""
+        before, after = self.calibration
+        return (
+            f"new rows were distilled in {self.steps} steps ({self.seconds:.0f} s) from "
+            f"{self.tokens:,} tokens; a new token's log-probability less its pieces' went from "
+            f"{before:+.2f} to {after:+.2f} nats; {len(self.untouched):,} that no snippet holds "
+            "kept the rows they began with"
+        )
+
     @classmethod
     def nothing(cls, new_ids: Sequence[int]) -> Distilled:
         """What it is where no text holds a new token."""
@@ -85,6 +96,15 @@ class Transplanted:
     rebuilt: int
     left: float
     missing: tuple[int, ...]
+
+    @property
+    def sentence(self) -> str:
+        """For the report."""
+        return (
+            f"{self.rebuilt:,} new rows follow those of {self.donor}, by up to {self.atoms} of "
+            f"{self.shared:,} shared tokens each; {len(self.missing):,} that it does not have are "
+            "means"
+        )
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Transplanted:
@@ -180,7 +200,8 @@ class AdaptedBase:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a report says of the rows."""
-        return self.notes if self.untying is None else (*self.notes, self.untying.sentence)
+        made = (self.distilled, self.transplanted, self.untying)
+        return (*self.notes, *(one.sentence for one in made if one is not None))
 
     @property
     def tied(self) -> bool:

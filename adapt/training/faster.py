@@ -24,6 +24,9 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from adapt.training.chunked_loss import in_chunks
 
+# Tokens up to which it was measured to be faster; its scores take tokens x tokens of memory.
+_PAYS = 1024
+
 # Name of `attention` among the attention functions of `transformers`.
 PRODUCTS = "adapt_products"
 
@@ -159,7 +162,8 @@ def attention(
     Returns:
         (batch, tokens, heads, width), and None for the probabilities.
     """
-    if attention_mask is None or named.get("position_bias") is not None or named.get("cache"):
+    other = named.get("position_bias") is not None or named.get("cache")
+    if attention_mask is None or other or query.shape[2] > _PAYS:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **named
         )

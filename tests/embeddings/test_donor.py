@@ -25,6 +25,7 @@ from adapt.embeddings.donor import check_donor, match
 from adapt.embeddings.result import AdaptedBase
 from adapt.errors import AdaptError, ModelError
 from adapt.pipeline import Pipeline
+from adapt.preparation import Preparation
 from adapt.recipe import load_recipe
 from adapt.recipe.vocabulary import EmbeddingsSection
 from adapt.vocab.delta import VocabDelta
@@ -314,25 +315,25 @@ def test_a_new_tokenizer_with_a_donor_in_a_run(tiny_recipe, tmp_path, tiny_base)
         "evaluation": {"control": False, "tasks": []},
     }
     first = Pipeline(load_recipe(tiny_recipe(**sections)))
-    first.adapted_base()
+    first.prepared.adapted_base()
     donor = first.workspace.adapted_base
     out = str(tmp_path / "second")
     rows = {"init": "omp", "donor": str(donor), "atoms": 8}
     path = tiny_recipe(embeddings=rows, output_dir=out, **sections)
     second = Pipeline(load_recipe(path))
     summary = second.run()
-    told = second.adapted_base().transplanted
-    delta = second.vocabulary().delta
+    told = second.prepared.adapted_base().transplanted
+    delta = second.prepared.vocabulary().delta
     assert delta.added
     assert (told.rebuilt, told.missing) == (len(delta.added), ())
     assert 0 < summary.scores["adapted"].domain.interval.value < 20
     manifest = second.workspace.manifest("embeddings")
     made = manifest.stat().st_mtime_ns
-    assert Pipeline(load_recipe(path)).adapted_base().transplanted == told
+    assert Preparation(load_recipe(path)).adapted_base().transplanted == told
     assert manifest.stat().st_mtime_ns == made  # read, not made anew
     config = donor / "config.json"
     config.write_text(config.read_text() + "\n")  # another donor under the same name
-    Pipeline(load_recipe(path)).adapted_base()
+    Preparation(load_recipe(path)).adapted_base()
     assert manifest.stat().st_mtime_ns != made
 
 
@@ -348,9 +349,9 @@ def test_an_adapter_of_rows_after_a_donor_loads(tiny_recipe, tiny_base, tmp_path
     )
     run = Pipeline(load_recipe(path))
     run.run()
-    told = run.adapted_base().transplanted
+    told = run.prepared.adapted_base().transplanted
     assert told.rebuilt == 0  # a donor like the base knows no unit, and every row is a mean
-    assert list(told.missing) == run.vocabulary().delta.added_ids
+    assert list(told.missing) == run.prepared.vocabulary().delta.added_ids
     shutil.rmtree(donor)
     shutil.rmtree(run.workspace.adapted_base)
     model, tokenizer = adapt.load(run.workspace.adapter)

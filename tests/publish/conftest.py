@@ -12,6 +12,8 @@ from adapt.vocab import Kept, NewToken, VocabDelta
 from tests.publish.hub_server import TOKEN, Hub
 
 BASE = "somebody/general-model"
+PHASE = {"name": "domain", "objective": "clm", "max_steps": 3, "learning_rate": 0.05}
+PHASE |= {"per_device_train_batch_size": 2, "max_length": 64}
 
 
 @pytest.fixture
@@ -262,3 +264,35 @@ def make_run(tmp_path):
         return run
 
     return make_run
+
+
+@pytest.fixture(scope="session")
+def adapters():
+    """Workspaces of runs up to their adapter, by the sections of their recipes."""
+    return {}
+
+
+@pytest.fixture
+def trained(adapters, tiny_recipe, tmp_path):
+    """Runs a recipe up to its adapter, at a rate that moves every logit; gives the run folder.
+
+    A recipe is run once for all tests, which leave its folder as it is.
+    """
+    from adapt.pipeline import Pipeline
+    from adapt.recipe import load_recipe
+
+    def trained(**sections):
+        key = json.dumps(sections, sort_keys=True)
+        if key not in adapters:
+            path = tiny_recipe(training={"phases": [PHASE]}, **sections)
+            # General text that needs few of the base's tokens, so that there is much to prune.
+            rows = (f"An abnormality of the ureter in {n} of {n * 7} patients." for n in range(30))
+            text = "".join(json.dumps({"text": row}) + "\n" for row in rows)
+            (tmp_path / "general.jsonl").write_text(text)
+            pipeline = Pipeline(load_recipe(path))
+            pipeline.prepared.build_tokenizer()
+            pipeline.adapter()
+            adapters[key] = pipeline.workspace
+        return adapters[key]
+
+    return trained

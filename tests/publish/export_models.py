@@ -21,7 +21,7 @@ def trained(tiny_recipe, **sections):
     key = json.dumps(sections, sort_keys=True)
     if key not in RUNS:
         pipeline = Pipeline(load_recipe(tiny_recipe(training={"phases": [PHASE]}, **sections)))
-        pipeline.build_tokenizer()
+        pipeline.prepared.build_tokenizer()
         pipeline.adapter()
         RUNS[key] = pipeline.workspace
     return RUNS[key]

@@ -486,7 +486,7 @@ def trained(tiny_recipe, tmp_path, monkeypatch):
         pipeline = Pipeline(load_recipe(tiny_recipe(training={"phases": [PHASE]}, **sections)))
         run = pipeline.workspace.root
         (tmp_path / "run").rename(tmp_path / "hand-made")
-        pipeline.build_tokenizer()
+        pipeline.prepared.build_tokenizer()
         pipeline.adapter()
         for name in ("evaluation.json", "fertility.json"):
             text = (tmp_path / "hand-made" / reports.name / name).read_text()

@@ -18,12 +18,11 @@ from adapt.publish.settings import AdapterSettings
 from adapt.recipe import load_recipe
 from adapt.training.model import load_merged
 from adapt.workspace import Workspace
+from tests.publish.conftest import PHASE
 
 TEXT = (
     "An abnormality of the renal pelvis characterized by chronic inflammatory infiltrate in 1987."
 )
-PHASE = {"name": "domain", "objective": "clm", "max_steps": 3, "learning_rate": 0.05}
-PHASE |= {"per_device_train_batch_size": 2, "max_length": 64}
 
 
 @pytest.fixture(autouse=True)
@@ -46,33 +45,6 @@ def untied_base(tiny_base, tmp_path_factory):
         model.lm_head.weight.data.normal_(std=0.02)
     model.save_pretrained(folder)
     return folder
-
-
-RUNS = {}
-
-
-@pytest.fixture
-def trained(tiny_recipe, tmp_path):
-    """Runs a recipe up to its adapter, at a rate that moves every logit; gives the run folder.
-
-    A recipe is run once for all tests, which leave its folder as it is.
-    """
-
-    def trained(**sections) -> Workspace:
-        key = json.dumps(sections, sort_keys=True)
-        if key not in RUNS:
-            path = tiny_recipe(training={"phases": [PHASE]}, **sections)
-            # General text that needs few of the base's tokens, so that there is much to prune.
-            rows = (f"An abnormality of the ureter in {n} of {n * 7} patients." for n in range(30))
-            text = "".join(json.dumps({"text": row}) + "\n" for row in rows)
-            (tmp_path / "general.jsonl").write_text(text)
-            pipeline = Pipeline(load_recipe(path))
-            pipeline.build_tokenizer()
-            pipeline.adapter()
-            RUNS[key] = pipeline.workspace
-        return RUNS[key]
-
-    return trained
 
 
 def taken_away(run: Workspace, place: Path) -> Path:
@@ -186,7 +158,7 @@ def test_a_base_that_is_not_here_is_asked_for(trained, tiny_base, tmp_path):
 
 def test_a_control_and_a_plain_checkpoint_load(tiny_recipe, tiny_base):
     pipeline = Pipeline(load_recipe(tiny_recipe(training={"phases": [PHASE]})))
-    pipeline.build_tokenizer()
+    pipeline.prepared.build_tokenizer()
     pipeline.control()
     run = pipeline.workspace
     model, tokenizer = adapt.load(run.control)

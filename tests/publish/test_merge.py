@@ -14,37 +14,11 @@ from safetensors.torch import load_file, save_file
 import adapt
 from adapt import cli
 from adapt.errors import ModelError, WorkspaceError
-from adapt.pipeline import Pipeline
 from adapt.publish import merge as module
 from adapt.publish.merge import MergeError, _Answers, _judge, merge
-from adapt.recipe import load_recipe
-from adapt.workspace import Workspace, digest
+from adapt.workspace import digest
 
-PHASE = {"name": "domain", "objective": "clm", "max_steps": 3, "learning_rate": 0.05}
-PHASE |= {"per_device_train_batch_size": 2, "max_length": 64}
 TEXT = "An abnormality of the renal pelvis characterized by chronic inflammatory infiltrate."
-
-RUNS = {}
-
-
-@pytest.fixture
-def trained(tiny_recipe, tmp_path):
-    """Runs a recipe up to its adapter once for all tests, which leave the adapter as it is."""
-
-    def trained(**sections) -> Workspace:
-        key = json.dumps(sections, sort_keys=True)
-        if key not in RUNS:
-            path = tiny_recipe(training={"phases": [PHASE]}, **sections)
-            rows = (f"An abnormality of the ureter in {n} of {n * 7} patients." for n in range(30))
-            text = "".join(json.dumps({"text": row}) + "\n" for row in rows)
-            (tmp_path / "general.jsonl").write_text(text)
-            pipeline = Pipeline(load_recipe(path))
-            pipeline.build_tokenizer()
-            pipeline.adapter()
-            RUNS[key] = pipeline.workspace
-        return RUNS[key]
-
-    return trained
 
 
 @pytest.fixture

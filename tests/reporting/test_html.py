@@ -258,6 +258,11 @@ def test_measures_of_an_older_report_are_left_out_or_dashes(summary):
     )
 
 
+def test_speed_in_turns(page):
+    assert "Timed in turns on the same held-out documents" in page.text
+    assert "memory, MB (weights and cache) ↓ 250 250 250" in page.text
+
+
 def test_the_edge_of_a_prompt(summary, page):
     assert "The edge of a prompt" in page.text
     assert "(64 cuts, 3.0 kB in all)" in page.text

@@ -1,8 +1,9 @@
 import json
 from dataclasses import replace
 
+from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.result import ModelScores
-from adapt.reporting.summary import edge_rows, table
+from adapt.reporting.summary import edge_rows, speed_rows, table
 
 
 def by_measure(summary):
@@ -74,6 +75,27 @@ def test_edges_are_rows_of_their_own(summary, bare):
     ]
     assert edge_rows(bare) == []
     assert bare.to_json()["edge"] == []
+
+
+def test_speeds_are_medians_with_the_range_of_rounds(summary):
+    rows = {row.measure: row for row in speed_rows(summary)}
+    generated = rows["generated characters/s"]
+    speed = summary.scores["adapted"].speed.decode_characters_per_second
+    assert generated.values["adapted"] == speed.median
+    assert generated.intervals["adapted"] == (min(speed.values), max(speed.values))
+    assert rows["one request, 90 % took at most; ms"].values["base"] == 200.5
+    assert rows["memory, MB (weights and cache)"].values["control"] == 250
+    scores = {**summary.scores, "control": replace(summary.scores["control"], speed=None)}
+    assert speed_rows(replace(summary, scores=scores)) == []
+
+
+def test_the_harness_has_a_row_a_task_and_metric(summary):
+    found = {"arc": {"acc": Interval(0.3, 0.2, 0.4)}}
+    scores = {m: replace(one, harness=found) for m, one in summary.scores.items()}
+    (row,) = [r for r in table(replace(summary, scores=scores)) if "harness" in r.measure]
+    assert (row.measure, row.better) == ("harness, arc: acc", "")
+    assert row.values["adapted"] == 0.3
+    assert row.intervals["control"] == (0.2, 0.4)
 
 
 def test_a_model_whose_edges_were_not_measured_has_a_dash(summary):

@@ -48,7 +48,7 @@ def runs(prepared, tiny_recipe, tmp_path):
                 embeddings={"untie": untie, "init": "mean"},
                 training={"phases": [{"name": "first", **_PHASE}]},
             )
-            Pipeline(load_recipe(path))._prepare()
+            Pipeline(load_recipe(path)).prepared.all()
             prepared[untie] = yaml.safe_load(path.read_text())
         phases = [{"name": n, **_PHASE, **(phase or {})} for n in ("first", "second")]
         record = {

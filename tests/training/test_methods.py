@@ -161,7 +161,9 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_lora_option(name, pairs, tmp_path):
     model, ids = prepared(pairs, section("lora", lora={"r": 4, "lora_alpha": 8, **OPTIONS[name]}))
-    assert learn(model, ids, steps=40) < LEARNED
+    # Adapters that begin far from the base swing at the rate that those which begin at it take.
+    steps, rate = (80, 5e-3) if name == "random" else (40, 2e-2)
+    assert learn(model, ids, steps, rate) < LEARNED
     folder = saved(model, pairs, tmp_path / "trained")
     loaded, expected = plain(folder), logits(model, ids)
     torch.testing.assert_close(logits(loaded, ids), expected, rtol=1e-3, atol=1e-3)
