@@ -73,7 +73,7 @@ def harness_scores(
             limit=section.limit,
             task_manager=_manager(section),
             log_samples=False,
-            bootstrap_iters=0,
+            bootstrap_iters=1000,  # of metrics that are no means; none would leave all errors out
             random_seed=seed,
             numpy_random_seed=seed,
             torch_random_seed=seed,

@@ -86,7 +86,9 @@ def test_its_figures_are_in_the_scores_of_a_run(harness, tiny_recipe, tiny_base,
     from adapt.evaluation.scores import score_model
 
     section, _ = harness
-    recipe = load_recipe(tiny_recipe(evaluation={"harness": section, "tasks": []}))
+    phase = {"name": "domain", "objective": "clm", "max_steps": 1}
+    evaluation = {"harness": section, "tasks": []}
+    recipe = load_recipe(tiny_recipe(evaluation=evaluation, training={"phases": [phase]}))
     corpus = build_corpus(recipe.corpus, [], 0, tmp_path / "corpus")
     model = AutoModelForCausalLM.from_pretrained(str(tiny_base)).eval()
     scores = score_model(
