@@ -66,7 +66,7 @@ class Load:
     new_tokens: int = 32
     requests: int = 4
     request_tokens: int = 32
-    rounds: int = 5
+    rounds: int = 3
 
 
 @dataclass

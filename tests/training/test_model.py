@@ -114,7 +114,9 @@ def test_scaled_positions_come_back_with_the_adapter(kind, tiny_base, tmp_path):
     save_trained(model, tiny_base, Base(tiny_base, str(tiny_base), "x"), folder, tiny_base)
     with torch.inference_mode():
         expected = model.eval()(ids).logits
-        merged = load_merged(tiny_base, folder, torch.float32)(ids).logits
+        whole = load_merged(tiny_base, folder, torch.float32)
+        assert all(p.requires_grad for p in whole.parameters())  # as `from_pretrained` gives it
+        merged = whole(ids).logits
         keywords = json.loads((folder / CONTEXT).read_text())
         plain = AutoPeftModelForCausalLM.from_pretrained(folder, **keywords).eval()(ids).logits
         unscaled = AutoPeftModelForCausalLM.from_pretrained(folder).eval()(ids).logits
