@@ -60,10 +60,8 @@ def harness_scores(
         DataError: A task's data cannot be had.
     """
     check_harness(section)
-    from lm_eval import simple_evaluate  # type: ignore[import-untyped,unused-ignore]
-    from lm_eval.models.huggingface import (  # type: ignore[import-untyped,unused-ignore]
-        HFLM,
-    )
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
 
     try:
         found = simple_evaluate(
@@ -102,6 +100,6 @@ def _metrics(measured: dict[str, Any]) -> dict[str, Interval]:
 
 
 def _manager(section: HarnessSection) -> Any:  # noqa: ANN401
-    from lm_eval.tasks import TaskManager  # type: ignore[import-untyped,unused-ignore]
+    from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=section.include_path)
