@@ -246,7 +246,7 @@ def _new_tokens(section: TokenizerSection) -> int:
         return 0
     if section.vocab_size:
         return section.vocab_size
-    return _AUTO if section.new_tokens == "auto" else section.new_tokens
+    return _AUTO if isinstance(section.new_tokens, str) else section.new_tokens
 
 
 def _outline(folder: Path, section: TrainingSection, *, trust_remote_code: bool) -> Any:  # noqa: ANN401

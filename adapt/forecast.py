@@ -11,7 +11,6 @@ from typing import Any
 from adapt import bases
 from adapt.check import evaluation_tokens
 from adapt.corpus import Corpus
-from adapt.embeddings.result import AdaptedBase
 from adapt.preparation import Preparation
 from adapt.probe.benefit import WORTH, NetBenefit
 from adapt.probe.measure import (
@@ -20,7 +19,7 @@ from adapt.probe.measure import (
     Measured,
     measure_training,
     text_phase,
-    tokens_read,
+    tokens_saved,
     validation_text,
 )
 from adapt.probe.sizes import Shape, Subject, data_of, shape_of
@@ -54,7 +53,7 @@ class Forecast:
         memory_bytes: Peak, of training and of reading text.
         measured: The probes.
         benefit: Of the vocabulary; None where there is none, or no text is written.
-        sentence: What to do about the vocabulary; empty with it.
+        sentence: What to do about the vocabulary, or why there is none; else empty.
     """
 
     lines: tuple[Line, ...]
@@ -105,7 +104,8 @@ def forecast(recipe: Recipe, *, steps: int | None = None) -> Forecast:
         one = scored(before)
         other = scored(after, documents=one.documents)
         measured = [one, other]
-        benefit = _benefit(adapted, (before, after), (one, other), texts)
+        saved = tokens_saved(before, after, texts)
+        benefit = NetBenefit.of(adapted, saved, one.quality, other.quality)
     else:
         measured = [probe(after, steps=steps or TIMED)]
     shapes = _shapes(recipe, corpus, after, before, cache)
@@ -122,24 +122,10 @@ def forecast(recipe: Recipe, *, steps: int | None = None) -> Forecast:
         _memory(measured, shapes),
         tuple(measured),
         benefit,
-        _sentence(recipe, adapted.added, benefit) if benefit else "",
+        _sentence(recipe, adapted.added, benefit) if benefit else _kept(prepared),
     )
     write_json(prepared.workspace.reports / FILE, found.to_json())
     return found
-
-
-def _benefit(
-    adapted: AdaptedBase,
-    subjects: tuple[Subject, Subject],
-    measured: tuple[Measured, Measured],
-    texts: Sequence[str],
-) -> NetBenefit:
-    """Of the adapted base's vocabulary, on texts that both were scored on."""
-    base, now = (tokens_read(one.tokenizer, one.writer, texts) for one in subjects)
-    before, after = (one.quality for one in measured)
-    added = adapted.parameters_added
-    size = bases.size(adapted.folder).parameters - added
-    return NetBenefit(1 - now / max(1, base), size, added, before, after)
 
 
 def _shapes(
@@ -203,11 +189,17 @@ def _memory(measured: Sequence[Measured], shapes: dict[str, list[Shape]]) -> int
     return max(*training, *(one.reading_bytes for one in measured))
 
 
+def _kept(prepared: Preparation) -> str:
+    """Why there are no units, where they were looked for."""
+    units = prepared.units()
+    return units.note if units else ""
+
+
 def _sentence(recipe: Recipe, units: int, benefit: NetBenefit) -> str:
     """What the probe says of the vocabulary."""
     chose = f"{units:,} new units"
-    if recipe.tokenizer.new_tokens == "auto":
-        chose = f"auto chose {units:,} units"
+    if isinstance(recipe.tokenizer.new_tokens, str):
+        chose = f"{recipe.tokenizer.new_tokens} chose {units:,} units"
     result = (
         "worth it"
         if benefit.worth_it

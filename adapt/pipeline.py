@@ -295,6 +295,7 @@ class Pipeline:
             recipe=dump_recipe(recipe),
             seconds=self.stages.seconds,
             environment=_environment(),
+            audit=self.prepared.audit(),
         )
         write_json(self.workspace.reports / "evaluation.json", summary.to_json())
         write_report(summary, self.workspace.report)

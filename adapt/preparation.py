@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapt import bases, fertility
 from adapt.corpus import Corpus, build_corpus, open_corpus
+from adapt.corpus.audit import DataAudit, audit
+from adapt.corpus.findings import counter_of
 from adapt.corpus.read import read_terms, terms_of
 from adapt.embeddings.result import AdaptedBase
-from adapt.errors import RecipeError
 from adapt.recipe import Recipe, dump_recipe
 from adapt.recipe.evaluation import SCORING_KEYS
+from adapt.recipe.vocabulary import TokenizerSection
 from adapt.stages import Stages, once
+from adapt.trials import find_units, tied_or_not
 from adapt.vocab import OUTPUT, Material, Vocabulary, adapt_vocabulary, load_tokenizer
+from adapt.vocab.offsets import counting
 from adapt.workspace import Workspace, digest, fingerprint, write_json, write_text
 
 if TYPE_CHECKING:
     from adapt.embeddings.build import Lesson
     from adapt.probe.sizes import Subject
+    from adapt.probe.units import Units
 
 
 class Preparation:
@@ -42,6 +45,7 @@ class Preparation:
     def all(self) -> None:
         """Everything before training."""
         self._open_run_folder()
+        self.audit()
         self.fertility()
         self.adapted_base()
 
@@ -82,9 +86,73 @@ class Preparation:
         )
 
     @once
+    def audit(self) -> DataAudit:
+        """What deserves a look in the data that was read, for the report."""
+        self.corpus()
+        section, tasks = self.recipe.corpus, self.recipe.evaluation.tasks
+        phases = self.recipe.training.phases
+        inputs = {
+            "corpus": self.stages.marks["corpus"],
+            "phases": [
+                phase.model_dump(include={"name", "objective", "tasks", "max_length"})
+                for phase in phases
+            ],
+            "base": identity(self.base()),
+        }
+
+        def work() -> DataAudit:
+            tokenizer = counting(self.tokenizer(self.base().folder).backend_tokenizer)
+            count, seed = counter_of(tokenizer), self.recipe.seed
+            return audit(section, tasks, phases, seed=seed, count_tokens=count)
+
+        return self.stages.run("audit", inputs, work, DataAudit.to_json, DataAudit.from_json)
+
+    @once
+    def units(self) -> Units | None:
+        """How many units `new_tokens: auto` adds; None where that is not asked for.
+
+        What writes no text has no bits per byte: there tokens alone decide, as with `curve`.
+        """
+        if self.recipe.tokenizer.new_tokens != "auto" or not bases.writes_text(self.base().folder):
+            return None
+        from adapt.probe.units import Units
+
+        inputs = {
+            "section": self.recipe.tokenizer.model_dump(),
+            "embeddings": self.recipe.embeddings.model_dump(),
+            "base": identity(self.base()),
+            "seed": self.recipe.seed,
+            "probe": self._probed_with(),
+        }
+        return self.stages.run(
+            "units",
+            inputs,
+            lambda: find_units(self, self._candidate),
+            Units.to_json,
+            Units.from_json,
+        )
+
+    def _candidate(self, new_tokens: int | str, work: Path) -> Preparation:
+        """The same recipe with another number of units, in a folder of its own."""
+        tokenizer = self.recipe.tokenizer.model_copy(update={"new_tokens": new_tokens})
+        change = {"tokenizer": tokenizer, "output_dir": str(work / str(new_tokens))}
+        one = Preparation(self.recipe.model_copy(update=change))
+        one.stages.results = {("base",): self.base(), ("corpus",): self.corpus()}
+        one.stages.marks["corpus"] = self.stages.marks["corpus"]
+        return one
+
+    def _tokenizer_section(self) -> TokenizerSection:
+        """The recipe's, with the number that `auto` found."""
+        section, units = self.recipe.tokenizer, self.units()
+        if units is None:
+            return section
+        change = {"new_tokens": units.chosen} if units.chosen else {"mode": "keep"}
+        return section.model_copy(update=change)
+
+    @once
     def vocabulary(self) -> Vocabulary:
         """The adapted tokenizer."""
-        base, corpus, section = self.base(), self.corpus(), self.recipe.tokenizer
+        base, corpus, section = self.base(), self.corpus(), self._tokenizer_section()
         folder = self.workspace.tokenizer
         read_only = self.recipe.embeddings.units == "input"
         material = Material(
@@ -93,9 +161,9 @@ class Preparation:
             validation=lambda: corpus.documents("validation"),
             terms=terms_of(section.terms, "tokenizer.terms"),
             score_terms=terms_of(section.score_terms or [], "tokenizer.score_terms"),
-            model=bases.size(base.folder) if section.new_tokens == "auto" else None,
+            model=bases.size(base.folder) if isinstance(section.new_tokens, str) else None,
         )
-        return self.stages.run(
+        found = self.stages.run(
             "vocab",
             {
                 "section": section.model_dump(),
@@ -110,6 +178,10 @@ class Preparation:
             Vocabulary.to_json,
             lambda record: Vocabulary.from_json(folder, record),
         )
+        units = self.units()
+        if units is None:
+            return found
+        return replace(found, curve=units.curve, notes=(units.note, *found.notes))
 
     @once
     def fertility(self) -> fertility.FertilityReport:
@@ -181,45 +253,10 @@ class Preparation:
                 **({"probe": self._probed_with()} if decides else {}),
                 **({"donor": identity(find_donor(section.donor))} if section.donor else {}),
             },
-            lambda: self._untied_or_not(made) if decides else made(section.untie is True, folder),
+            lambda: tied_or_not(self, made) if decides else made(section.untie is True, folder),
             AdaptedBase.to_json,
             lambda record: AdaptedBase.from_json(folder, record),
         )
-
-    def _untied_or_not(self, make: Callable[[bool, Path], AdaptedBase]) -> AdaptedBase:
-        """The adapted base of `embeddings.untie: auto`: both are made, and a probe decides.
-
-        Raises:
-            RecipeError: Several processes, which cannot share the probe out.
-        """
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise RecipeError(
-                "is decided by a short training, which several processes cannot share out",
-                where="embeddings.untie",
-                got="auto",
-                fix="decide first, by `adapt check RECIPE --probe`, or set true or false",
-            )
-        from adapt.probe.measure import STEPS, measure_training, text_phase, validation_text
-        from adapt.probe.untying import tied_or_untied
-
-        recipe, corpus, root = self.recipe, self.corpus(), self.workspace.root
-        texts = validation_text(recipe, corpus)
-
-        def bits_per_byte(adapted: AdaptedBase) -> float:
-            measured = measure_training(
-                recipe,
-                corpus,
-                self.subject("adapted", adapted.folder),
-                root / ".probe",
-                phase=text_phase(recipe.training),
-                steps=STEPS,
-                texts=texts,
-                cache=self.workspace.tokenized,
-            )
-            return measured.quality
-
-        target = self.workspace.adapted_base
-        return tied_or_untied(make, bits_per_byte, target, root / ".untie", steps=STEPS)
 
     def _probed_with(self) -> list[object]:
         """What decides a probe's outcome, besides what decides the rows."""

@@ -156,6 +156,22 @@ class Workspace:
         }
         write_json(self.manifest(stage), record)
 
+    def take(self, other: Workspace, stage: str, folder: Path) -> None:
+        """Moves a stage that is done in another run folder, on the same disk, into this one.
+
+        Args:
+            other: Where it is done.
+            stage: Its name.
+            folder: What it wrote, below the other's root; takes the same place here.
+        """
+        self.start(stage)
+        target = self.root / folder.relative_to(other.root)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(folder, target)
+        self.manifest(stage).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(other.manifest(stage), self.manifest(stage))
+
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that decide what a stage writes."""

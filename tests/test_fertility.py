@@ -154,6 +154,47 @@ def test_counts_of_a_text_worked_by_hand():
     ]
 
 
+def test_words_by_their_tokens_worked_by_hand():
+    text = "a bb ccc ccc " + "d" * 9 + " " + "e" * 10 + " " + "f" * 30
+    result = measure(characters(), [text, "g", " \n"], name="bytes")
+    assert result.word_tokens == (2, 1, 2, 0, 0, 0, 0, 0, 1, 2)
+    assert measure(characters(), ["  "], name="bytes").word_tokens == (0,) * 10
+
+
+def test_documents_by_their_ratio_worked_by_hand():
+    # 3, 2 and 1 tokens a word; the document without words is left out.
+    result = measure(characters(), ["ccc", "a b c", "\n", "bb"], name="bytes")
+    assert (
+        measure(characters(), ["a b c"], name="x").document_quantiles
+        == (pytest.approx(5 / 3),) * 21
+    )
+    ratios = sorted([3.0, 5 / 3, 2.0])
+    assert len(result.document_quantiles) == 21
+    assert result.document_quantiles[0] == pytest.approx(ratios[0])
+    assert result.document_quantiles[10] == pytest.approx(ratios[1])
+    assert result.document_quantiles[15] == pytest.approx((ratios[1] + ratios[2]) / 2)
+    assert result.document_quantiles[20] == pytest.approx(ratios[2])
+    assert measure(characters(), ["\n"], name="x").document_quantiles == ()
+
+
+@every_family
+@settings(max_examples=40, deadline=None)
+@given(texts=texts)
+def test_the_distributions_agree_with_the_figures(family, texts):
+    result = measure(FAMILIES[family], texts, name=family)
+    assert len(result.word_tokens) == 10
+    assert sum(result.word_tokens) <= result.words
+    continued = sum(result.word_tokens[1:])
+    assert result.continued_word_share == (continued / result.words if result.words else 0.0)
+    ratios = [
+        measure(FAMILIES[family], [text], name=family).tokens_per_word
+        for text in texts
+        if text.split()
+    ]
+    expected = np.percentile(ratios, range(0, 101, 5)).tolist() if ratios else []
+    assert result.document_quantiles == pytest.approx(tuple(expected))
+
+
 def test_punctuation_around_a_word_does_not_split_it():
     tokenizer = word_level(heart=1)
     result = measure(tokenizer, ['("heart"), heart-heart ...'], name="words")
@@ -253,6 +294,7 @@ def test_texts_without_words(family, empty):
     result = measure(FAMILIES[family], empty, name=family)
     assert (result.documents, result.words, result.tokens_per_word) == (len(empty), 0, 0.0)
     assert (result.continued_word_share, result.most_split_words) == (0.0, ())
+    assert (result.word_tokens, result.document_quantiles) == ((0,) * 10, ())
 
 
 @every_family
@@ -306,6 +348,7 @@ def test_texts_add_up(family, one, other):
         a.continued_word_share * a.words + b.continued_word_share * b.words
     )
     assert 0.0 <= both.continued_word_share <= 1.0
+    assert both.word_tokens == tuple(map(sum, zip(a.word_tokens, b.word_tokens, strict=True)))
 
 
 def test_batches_and_progress_do_not_change_the_result(monkeypatch, capsys):
@@ -503,6 +546,7 @@ def test_a_report_of_an_older_version_is_read():
     assert read.tokens == first["tokens"]
     assert read.most_split_words
     assert (read.renyi_efficiency, read.vocabulary, read.words_in_context) == (None, None, None)
+    assert (read.word_tokens, read.document_quantiles) == ((), ())
 
 
 def test_metrics_are_the_fields_that_are_numbers():
@@ -511,6 +555,8 @@ def test_metrics_are_the_fields_that_are_numbers():
     ).domain[0]
     numbers = {k for k, v in asdict(result).items() if isinstance(v, (int, float))}
     assert set(METRICS) == numbers
+    assert result.word_tokens
+    assert result.document_quantiles, "which are lists, and no metric"
 
 
 def test_needs_no_torch():

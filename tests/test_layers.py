@@ -29,6 +29,7 @@ ROWS = [
     ["publish"],
     ["probe"],
     ["stages"],
+    ["trials"],
     ["preparation"],
     ["check", "pipeline"],
     ["forecast"],

@@ -19,6 +19,8 @@ from adapt.evaluation.likelihood import halves
 from adapt.evaluation.scores import sample
 from adapt.pipeline import Pipeline
 from adapt.recipe import load_recipe
+from adapt.reporting.finished import read_summary
+from adapt.reporting.html import write_report
 from adapt.vocab import OUTPUT
 from adapt.workspace import Workspace, digest
 from tests.conftest import write_recipe
@@ -61,6 +63,35 @@ def test_every_artifact_is_where_it_is_promised(finished):
     assert not [p for p in run.root.rglob(".*") if p.is_file()]
     predictions = (run.reports / "predictions" / "organ.adapted.jsonl").read_text().splitlines()
     assert {"prompt", "reference", "answer", "scores"} <= set(json.loads(predictions[0]))
+
+
+def test_a_finished_run_is_read_back_as_it_was(finished):
+    recipe, summary = finished
+    run = Path(recipe.output_dir)
+    assert read_summary(run) == summary
+    page = Workspace(run).report
+    written = page.read_bytes()
+    page.unlink()
+    write_report(read_summary(run), page)
+    assert page.read_bytes() == written
+
+
+def test_the_run_keeps_what_deserves_a_look_in_its_data_and_no_text_of_it(finished):
+    recipe, summary = finished
+    run = Workspace(Path(recipe.output_dir))
+    assert {extent.path for extent in summary.audit.extents} == {
+        *(source.path for source in (*recipe.corpus.sources, *recipe.corpus.general)),
+        *(task.path for task in recipe.evaluation.tasks),
+    }
+    manifest = run.manifest("audit").read_text()
+    record = json.loads(manifest)["result"]
+    assert record == json.loads(json.dumps(summary.audit.to_json()))
+    assert json.loads((run.reports / "evaluation.json").read_text())["audit"] == record
+    assert any(
+        finding.what.startswith("phase tasks: over 64") for finding in summary.audit.findings
+    )
+    for text in ("abnormality", "harbour", "patients"):
+        assert text not in manifest
 
 
 def test_the_same_command_again_does_nothing(finished):
@@ -130,6 +161,7 @@ def test_training_learns_and_leaves_the_base_alone(tiny_recipe, tiny_base):
     before = digest(tiny_base)
     phase = {"name": "domain", "objective": "clm", "max_steps": 60, "learning_rate": 2e-2}
     phase |= {"per_device_train_batch_size": 4, "max_length": 64, "logging_steps": 5}
+    phase |= {"new_token_learning_rate": 2e-2}  # of rows that no one has made good before
     recipe = load_recipe(
         tiny_recipe(training={"phases": [phase]}, evaluation={"control": False, "tasks": []})
     )
@@ -244,7 +276,7 @@ def test_keep_mode_and_no_control(tiny_recipe):
         {"mode": "prune"},
         {"mode": "extend", "new_tokens": 12, "prune": True},
         {"mode": "train", "vocab_size": 300},
-        {"mode": "extend", "new_tokens": "auto"},
+        {"mode": "extend", "new_tokens": "curve"},
     ],
     ids=lambda section: "-".join(map(str, section.values())),
 )

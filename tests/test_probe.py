@@ -128,7 +128,8 @@ def test_both_models_see_the_same_text(prepared):
 def test_training_lowers_what_a_probe_scores(prepared):
     recipe, corpus, folder = prepared.recipe, prepared.corpus(), prepared.workspace.root / ".probe"
     subject = prepared.subject("adapted", prepared.workspace.adapted_base)
-    phase = text_phase(recipe.training).model_copy(update={"learning_rate": 2e-2})
+    rates = dict.fromkeys(("learning_rate", "new_token_learning_rate"), 2e-2)
+    phase = text_phase(recipe.training).model_copy(update=rates)
     texts = validation_text(recipe, corpus)
     few, many = (
         measure_training(recipe, corpus, subject, folder, phase=phase, steps=n, texts=texts).quality
@@ -356,12 +357,12 @@ def test_units_that_are_only_read_are_probed_as_they_are_scored(tiny_recipe):
 
 def test_check_prints_both_tables(tiny_recipe, monkeypatch, tmp_path):
     monkeypatch.setattr("adapt.forecast.STEPS", 2)
-    path = tiny_recipe(tokenizer={"new_tokens": "auto"})
+    path = tiny_recipe(tokenizer={"new_tokens": "curve"})
     done = CliRunner().invoke(cli.app, ["check", str(path), "--no-audit", "--probe"])
     assert done.exit_code == 0, done.output
     for text in ("what a run will take", "peak memory about", "net benefit", "cost of a byte"):
         assert text in done.output
-    assert re.search(r"auto chose [\d,]+ units; net benefit [+-]", done.output)
+    assert re.search(r"curve chose [\d,]+ units; net benefit [+-]", done.output)
     assert (tmp_path / "run" / "reports" / "probe.json").is_file()
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from adapt.cli import classify, compare, data, export, generate, hub, runs, tokens
+from adapt.cli import classify, compare, data, export, generate, hub, report, runs, tokens
 from adapt.errors import AdaptError
 from adapt.processes import is_main
 
@@ -28,7 +28,7 @@ app.add_typer(tokenizer_app, name="tokenizer")
 
 app.command()(runs.run)
 app.command()(runs.check)
-app.command()(tokens.report)
+app.command()(report.report)
 app.command()(compare.compare)
 app.command()(compare.evaluate)
 app.command()(generate.generate)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
 from typing import TYPE_CHECKING, Annotated
 
@@ -162,6 +161,7 @@ def print_audit(recipe: Recipe) -> None:
     """Looks a recipe's data through, and its base's licence; prints counts and places alone."""
     from adapt import bases
     from adapt.corpus.audit import audit
+    from adapt.corpus.findings import counter_of
     from adapt.corpus.licence import base_licence
     from adapt.reporting.audit import audit_lines, audit_table
     from adapt.vocab.offsets import counting
@@ -173,11 +173,7 @@ def print_audit(recipe: Recipe) -> None:
             backend = counting(open_backend(str(folder)))
         except AdaptError:
             backend = None  # older bases hold what only transformers reads
-        if backend is not None:
-
-            def count(texts: Sequence[str]) -> list[int]:
-                encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
-                return [len(encoding) for encoding in encodings]
+        count = None if backend is None else counter_of(backend)
 
     # In a log file the bars of a few seconds are noise.
     terminal = sys.stderr.isatty()

@@ -8,7 +8,7 @@ seen, and a number that looks like a telephone's may be none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,25 @@ class DataAudit:
     extents: tuple[Extent, ...]
     scripts: tuple[tuple[str, float], ...]
     notes: tuple[str, ...]
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What deserves a look."""
+        return tuple(finding for finding in self.findings if finding.warn)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the stage's manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> DataAudit:
+        """The result of a finished stage."""
+        return cls(
+            tuple(Finding(**{**one, "where": tuple(one["where"])}) for one in record["findings"]),
+            tuple(Extent(**one) for one in record["extents"]),
+            tuple((script, share) for script, share in record["scripts"]),
+            tuple(record["notes"]),
+        )
 
 
 def audit(

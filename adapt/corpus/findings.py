@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from adapt.corpus.clean import fold
 from adapt.corpus.patterns import DAMAGE, PRIVATE, main_script, scripts_of
@@ -232,6 +233,17 @@ def scripts(domain: Sequence[Item], found: list[Finding]) -> tuple[tuple[str, fl
 
 
 # -- lengths ----------------------------------------------------------------------------------
+
+
+def counter_of(tokenizer: Tokenizer) -> CountTokens:
+    """Counts tokens by a tokenizer that neither pads nor truncates, special ones left out."""
+
+    def count(texts: Sequence[str]) -> list[int]:
+        encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [len(encoding) for encoding in encodings]
+
+    return count
+
 
 _CUT = {
     "clm": "go on in the next sequence",

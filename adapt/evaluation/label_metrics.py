@@ -18,7 +18,7 @@ from sklearn.metrics import (
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from adapt.evaluation.local_metric import LocalMetric, check_lengths, check_pairs
-from adapt.evaluation.result import ClassScores
+from adapt.evaluation.result import Bin, ClassScores
 
 ECE_BINS = 15
 
@@ -88,14 +88,9 @@ class Ece(LocalMetric):
     def _score(
         self, predictions: list[str], references: list[str], confidences: list[float]
     ) -> dict[str, float]:
-        sure = np.array(confidences)
-        if len(sure) != len(predictions) or not ((sure >= 0) & (sure <= 1 + 1e-9)).all():
-            raise ValueError("one confidence a prediction is needed, from 0 to 1")
-        right = accuracy_each(predictions, references)
-        # (0, 1/15], (1/15, 2/15] ...; a confidence of 0 goes into the first.
-        bins = np.clip(np.ceil(sure * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-        gaps = np.bincount(bins, weights=right - sure, minlength=ECE_BINS)
-        return {"ece": float(np.abs(gaps).sum() / len(sure))}
+        bins = calibration(confidences, accuracy_each(predictions, references))
+        gaps = (one.rows * abs(one.accuracy - one.confidence) for one in bins)
+        return {"ece": sum(gaps) / len(predictions)}
 
 
 # -- sets of labels ---------------------------------------------------------------------------
@@ -152,6 +147,30 @@ def _set_f1(predictions: list[list[str]], references: list[list[str]], average: 
 
 
 # -- each row, each class, and statistics to resample -------------------------------------------
+
+
+def calibration(confidences: Sequence[float], right: NDArray[np.float64]) -> tuple[Bin, ...]:
+    """The bins of the expected calibration error (`Ece`) that hold rows, the least sure first.
+
+    Args:
+        confidences: Probability of each prediction, 0 to 1.
+        right: 1 where it equals its reference, else 0; shape (examples,).
+
+    Raises:
+        ValueError: Not one confidence a prediction, or one that is no probability.
+    """
+    sure = np.asarray(confidences, dtype=np.float64)
+    if len(sure) != len(right) or not ((sure >= 0) & (sure <= 1 + 1e-9)).all():
+        raise ValueError("one confidence a prediction is needed, from 0 to 1")
+    # (0, 1/15], (1/15, 2/15] ...; a confidence of 0 goes into the first.
+    bins = np.clip(np.ceil(sure * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    rows, sums, hits = (
+        np.bincount(bins, weights=weights, minlength=ECE_BINS) for weights in (None, sure, right)
+    )
+    return tuple(
+        Bin(float(sums[i] / rows[i]), float(hits[i] / rows[i]), int(rows[i]))
+        for i in np.flatnonzero(rows)
+    )
 
 
 def accuracy_each(predictions: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:

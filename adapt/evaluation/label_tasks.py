@@ -20,7 +20,13 @@ from adapt.evaluation.classification import (
     predict,
 )
 from adapt.evaluation.heads import has_head
-from adapt.evaluation.label_metrics import Ece, accuracy_each, class_scores, label_statistics
+from adapt.evaluation.label_metrics import (
+    Ece,
+    accuracy_each,
+    calibration,
+    class_scores,
+    label_statistics,
+)
 from adapt.evaluation.metrics import KINDS, combined
 from adapt.evaluation.result import Baseline, TaskScores
 from adapt.evaluation.tasks import Rows, Subject, columns, extremes, place_of, write_rows
@@ -138,6 +144,7 @@ def _label_scores(
         baselines=baselines,
         settings=settings,
         references=tuple(references),
+        calibration=calibration(_confidences(found), each),
     )
 
 
@@ -147,7 +154,7 @@ def _label_figures(
     """Metrics, their intervals, and right or wrong of each row."""
     pairs = {"predictions": found.answers, "references": list(references)}
     metrics = combined("classification").compute(**pairs)
-    metrics |= Ece().compute(**pairs, confidences=np.minimum(found.confidence, 1.0).tolist())
+    metrics |= Ece().compute(**pairs, confidences=_confidences(found))
     each = accuracy_each(found.answers, references)
     accuracy = mean_interval(each, seed)
     intervals = {"accuracy": accuracy, "micro_f1": accuracy} | {
@@ -155,6 +162,11 @@ def _label_figures(
         for name, statistic in label_statistics(found.answers, references).items()
     }
     return metrics, intervals, each
+
+
+def _confidences(found: Classified) -> list[float]:
+    """Of each answer; rounding may have left one a little above 1."""
+    return [float(sure) for sure in np.minimum(found.confidence, 1.0)]
 
 
 def _baseline(found: Classified, references: Sequence[str], seed: int) -> Baseline:

@@ -53,6 +53,21 @@ class ClassScores:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """Rows of about the same confidence, as the expected calibration error groups them.
+
+    Attributes:
+        confidence: Mean probability of their predictions, 0 to 1.
+        accuracy: Share of their predictions that are right.
+        rows: How many there are, at least one.
+    """
+
+    confidence: float
+    accuracy: float
+    rows: int
+
+
+@dataclass(frozen=True)
 class Baseline:
     """What a model has to beat, on the same rows.
 
@@ -89,6 +104,8 @@ class TaskScores:
         notes: What was not measured, and why.
         data: SHA-256 of the rows; empty in results of older versions.
         references: Label of every row; empty for generation.
+        calibration: Bins of the expected calibration error that hold rows, the least sure first;
+            empty where it was not measured.
     """
 
     kind: str
@@ -108,6 +125,7 @@ class TaskScores:
     notes: tuple[str, ...] = ()
     data: str = ""
     references: tuple[str, ...] = ()
+    calibration: tuple[Bin, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -271,6 +289,7 @@ def _task(record: dict[str, Any]) -> TaskScores:
         "classes": tuple(ClassScores(**one) for one in record.get("classes", ())),
         "confusion": tuple((r, p, n) for r, p, n in record.get("confusion", ())),
         "baselines": baselines,
+        "calibration": tuple(Bin(**one) for one in record.get("calibration", ())),
     }
     lists = ("example_rows", "answers", "each", "notes", "references")
     return TaskScores(

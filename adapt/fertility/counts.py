@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from adapt.fertility.result import Fertility, SplitWord, share
@@ -17,6 +19,8 @@ from adapt.vocab.offsets import batched, counting, token_spans, word_spans
 MOST_SPLIT = 50  # words, and terms, listed
 LONGEST_LISTED = 64  # characters; a longer run is a link, a sequence or text without spaces
 CONTEXT = 2048  # tokens
+MOST_TOKENS = 10  # of a word that are told apart
+QUANTILES = np.linspace(0, 1, 21)  # of documents
 RENYI_ALPHA = 2.5  # the order that agreed best with translation quality in Zouhar et al. 2023
 
 
@@ -29,7 +33,11 @@ class _Tally:
     characters: int = 0
     tokens: int = 0
     words: int = 0
-    continued: int = 0
+    # Words by the tokens that overlap them; the last for all that have more.
+    word_tokens: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(MOST_TOKENS + 1, dtype=np.int64)
+    )
+    ratios: array[float] = field(default_factory=lambda: array("d"))  # tokens per word
     splits: Counter[tuple[str, ...]] = field(default_factory=Counter)
     ids: Counter[int] = field(default_factory=Counter)
 
@@ -142,7 +150,7 @@ def _figures(
         tokens_per_word=tokens_per_word,
         bytes_per_token=share(tally.bytes_, tally.tokens),
         tokens_per_character=share(tally.tokens, tally.characters),
-        continued_word_share=share(tally.continued, tally.words),
+        continued_word_share=share(int(tally.word_tokens[2:].sum()), tally.words),
         single_token_term_share=single_token_term_share,
         unknown_rate=share(0 if unknown is None else tally.ids[unknown], tally.tokens),
         most_split_words=_most_split(tally.splits),
@@ -153,6 +161,10 @@ def _figures(
         vocabulary_used_share=share(len(tally.ids), vocabulary),
         context=context,
         words_in_context=share(context, tokens_per_word),
+        word_tokens=tuple(tally.word_tokens[1:].tolist()),
+        document_quantiles=tuple(np.quantile(tally.ratios, QUANTILES).tolist())
+        if tally.ratios
+        else (),
     )
 
 
@@ -173,6 +185,8 @@ def _add(tally: _Tally, text: str, encoding: Encoding, tokenizer: Tokenizer) -> 
     tally.ids.update(encoding.ids)
     words = word_spans(text)
     tally.words += len(words)
+    if len(words):
+        tally.ratios.append(len(encoding) / len(words))
     if not len(words) or not len(encoding):
         return
     starts, ends = token_spans(text, encoding, tokenizer)
@@ -180,8 +194,11 @@ def _add(tally: _Tally, text: str, encoding: Encoding, tokenizer: Tokenizer) -> 
     # by first also start before last, so two counts and a difference find the overlapping ones.
     lower = np.searchsorted(ends, words[:, 0], side="right")
     upper = np.searchsorted(starts, words[:, 1], side="left")
-    continued = np.flatnonzero(upper - lower >= 2)
-    tally.continued += len(continued)
+    overlapping = upper - lower
+    tally.word_tokens += np.bincount(
+        np.clip(overlapping, 0, MOST_TOKENS), minlength=MOST_TOKENS + 1
+    )
+    continued = np.flatnonzero(overlapping >= 2)
     bounds = ends.tolist()
     rows = np.column_stack((words, lower, upper))[continued].tolist()
     tally.splits.update(

@@ -60,6 +60,10 @@ class Fertility:
         context: Tokens of the context that `words_in_context` is about.
         words_in_context: Words that a context of that many tokens holds on average: `context` over
             `tokens_per_word`. Special tokens and prompts take their part of it.
+        word_tokens: Words whose span 1, 2, 3 ... tokens overlap, ten entries, the last for 10 and
+            more; a word that no token overlaps counts in none of them.
+        document_quantiles: Tokens per word of the documents that have a word, at 0, 5 ... 100 % of
+            them, between two by linear interpolation; empty where there are none.
     """
 
     name: str
@@ -83,6 +87,8 @@ class Fertility:
     vocabulary_used_share: float | None = None
     context: int | None = None
     words_in_context: float | None = None
+    word_tokens: tuple[int, ...] = ()
+    document_quantiles: tuple[float, ...] = ()
 
 
 # Every field that is a number, in the order of a table.
@@ -133,7 +139,12 @@ def _fertility(record: dict[str, Any]) -> Fertility:
         for name in ("most_split_words", "most_split_terms")
         if name in record
     }
-    return Fertility(**{**record, **lists})
+    figures: dict[str, tuple[float, ...]] = {
+        name: tuple(record[name])
+        for name in ("word_tokens", "document_quantiles")
+        if name in record
+    }
+    return Fertility(**{**record, **lists, **figures})
 
 
 def _against_first(measured: Sequence[Fertility]) -> tuple[Fertility, ...]:

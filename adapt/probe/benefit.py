@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from adapt.bases import size
+from adapt.embeddings.result import AdaptedBase
+
 WORTH = 0.03  # least net benefit that is worth a change
 
 
@@ -29,6 +32,12 @@ class NetBenefit:
     parameters_added: int
     before: float
     after: float
+
+    @classmethod
+    def of(cls, adapted: AdaptedBase, saved: float, before: float, after: float) -> NetBenefit:
+        """The same of an adapted base, whose checkpoint tells the parameters."""
+        added = adapted.parameters_added
+        return cls(saved, size(adapted.folder).parameters - added, added, before, after)
 
     @property
     def cost(self) -> float:

@@ -253,6 +253,12 @@ def tokens_read(tokenizer: Any, writer: Any, texts: Sequence[str]) -> int:  # no
     )
 
 
+def tokens_saved(base: Subject, adapted: Subject, texts: Sequence[str]) -> float:
+    """Share of the tokens of texts that the adapted one does not need."""
+    before, now = (tokens_read(one.tokenizer, one.writer, texts) for one in (base, adapted))
+    return 1 - now / max(1, before)
+
+
 def validation_text(recipe: Recipe, corpus: Corpus) -> list[str]:
     """What probes are scored on: as much as evaluation reads, from the validation side.
 

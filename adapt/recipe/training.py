@@ -135,7 +135,10 @@ class Phase(Section):
     )
     learning_rate: float = Field(2e-4, gt=0.0, description="Peak learning rate.")
     new_token_learning_rate: float | None = Field(
-        None, gt=0.0, description="Peak learning rate of the new token rows; null: learning_rate."
+        None,
+        gt=0.0,
+        description="Peak learning rate of the new token rows; null: a tenth of learning_rate, or "
+        "all of it where nothing else trains.",
     )
     lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"] = Field(
         "linear", description="Schedule after the warm-up."

@@ -10,6 +10,19 @@ from adapt.corpus.audit import DataAudit
 from adapt.corpus.findings import Finding
 
 _SHOWN = 5  # places of each finding
+_NAMED = 3  # findings in the one line of a run
+
+
+def audit_sentence(audit: DataAudit) -> str | None:
+    """What deserves a look, in a line; None where nothing does."""
+    found = [
+        f"{one.what} ({one.count:,}" + (f" of {one.of:,})" if one.of else ")")
+        for one in audit.warnings
+    ]
+    if not found:
+        return None
+    more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f"data audit: {'; '.join(found[:_NAMED])}{more}; places are in report.html"
 
 
 def audit_table(audit: DataAudit) -> Table:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adapt.fertility import RENYI_ALPHA, Fertility, SplitWord
+from adapt.reporting.audit import audit_sentence
 from adapt.reporting.comparison import comparison_table, explained
 from adapt.reporting.html import visible
 from adapt.reporting.summary import MODELS, Row, Summary, table
@@ -29,6 +30,8 @@ def print_summary(summary: Summary, console: Console) -> None:
     if comparison and comparison.figures:
         console.print(comparison_table(comparison, "adapted", f"adapted against {against}"))
         console.print(explained(comparison.figures), markup=False)
+    if summary.audit and (found := audit_sentence(summary.audit)):
+        console.print(found, markup=False)
     for note in summary.vocabulary.notes:
         console.print(f"note: {note}", markup=False)
     console.print(summary.verdict.sentence, style="bold", markup=False)

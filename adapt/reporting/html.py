@@ -1,24 +1,33 @@
-"""`report.html`: one file for people, which opens offline and runs no script.
+"""`report.html`: one file for people, which opens offline.
 
-All text of the data is hostile until escaped: autoescape is on, nothing is ever marked safe, and
-the page's own content security policy forbids scripts and any request.
+All text of the data is hostile until escaped: autoescape is on, and nothing is marked safe but
+plots (`adapt.reporting.drawing`). The page's own content security policy forbids any request and
+any script but the one that stands in it, by its hash; without it everything is shown as well.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from adapt.fertility import RENYI_ALPHA, Fertility, SplitWord, saved
-from adapt.reporting import plots
+from adapt.reporting import plots, score_plots
 from adapt.reporting.comparison import probability
+from adapt.reporting.cost import costs
+from adapt.reporting.drawing import Plot, drawn
+from adapt.reporting.formats import CONTROL, duration, number, share, size
+from adapt.reporting.formats import visible as visible
 from adapt.reporting.summary import MODELS, Row, Summary, edge_rows, speed_rows, table, task_rows
 from adapt.reporting.tasks import defeats, ranking
 from adapt.training.result import PhaseResult
-from adapt.vocab.budget import cheapest
+from adapt.vocab.budget import Point, cheapest, chosen
 from adapt.workspace import write_text
 
 # How the verdict looks, by choice; a sign as well, for colour alone tells not everyone.
@@ -28,15 +37,18 @@ _LOOKS = {
     "no difference": ("same", "="),
     "do not extend": ("bad", "✕"),
 }
+# Tabs of the page, by the part that each shows.
+_PARTS = {
+    **{"scores": "Scores", "tokenization": "Tokenization", "vocabulary": "Vocabulary"},
+    **{"training": "Training", "tasks": "Tasks", "speed": "Speed and cost"},
+    **{"corpus": "Data", "run": "Run"},
+}
+_FOREST = ("bits per byte, domain text", "bits per byte, general text")  # under the verdict
 _EXAMPLES = 10  # of each task, where the worst and the best are not known
 _CONFUSIONS = 15  # of each classification task
 _WORDS = 15  # of each list of split words
 _NEW_TOKENS = 60
 _REPLACED = 50
-
-# Browsers drop control characters, or the rest of the page with them; their pictures are shown.
-_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
-_SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
 def write_report(summary: Summary, path: Path) -> None:
@@ -51,50 +63,33 @@ def write_report(summary: Summary, path: Path) -> None:
 
 def render(summary: Summary) -> str:
     """The report as HTML."""
-    environment = Environment(
-        loader=PackageLoader("adapt", "reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": _number,
-        "signed": lambda value, digits: _number(value, digits, "+"),
-        "share": _share,
-        "size": _size,
-        "duration": _duration,
-        "visible": visible,
-        "probability": probability,
-    }
-    rows, phases = table(summary), _phases(summary)
+    environment = _environment()
+    script = environment.get_template("report.js").render().encode()
+    models = [name for name in MODELS if name in summary.scores]
     before, after = summary.fertility.domain[0], summary.fertility.domain[-1]
+    curve = summary.vocabulary.curve
     page = environment.get_template("report.html.jinja").render(
         summary=summary,
-        models=[name for name in MODELS if name in summary.scores],
-        trained=[(name, summary.trained[name]) for name in MODELS if name in summary.trained],
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}",
+        parts=_parts(summary),
+        models=models,
         look=_LOOKS.get(summary.verdict.choice, ("same", "?")),
-        rows=rows,
+        rows=table(summary),
         edge_rows=edge_rows(summary),
         speed_rows=speed_rows(summary),
         fragmented=any(one.domain and one.domain.fragmented for one in summary.scores.values()),
-        edges=[
-            (name, edge)
-            for name in MODELS
-            if name in summary.scores and (edge := summary.scores[name].edge)
-        ],
+        edges=[(name, edge) for name in models if (edge := summary.scores[name].edge)],
         best=_best,
         saved=saved,
         tokenization_lines=_tokenization_lines,
         segmentations=_segmentations(before, after),
         split_now=after.most_split_words[:_WORDS],
         new_tokens=summary.vocabulary.delta.added[:_NEW_TOKENS],
-        phases=phases,
-        loss_plots=[plot for phase in phases if (plot := plots.losses(phase))],
-        savings=plots.savings(summary.vocabulary.curve),
-        chosen=cheapest(summary.vocabulary.curve) if summary.vocabulary.curve else None,
+        phases=_phases(summary),
+        costs=costs(summary),
+        chosen=_chosen(summary),
+        cheapest=cheapest(curve) if curve else None,
         replaced=summary.vocabulary.replaced[:_REPLACED],
-        plot_size=plots.PLOT,
         tasks=[
             (name, task_rows(summary, name), _examples(summary, name))
             for name in summary.scores["adapted"].tasks
@@ -104,8 +99,71 @@ def render(summary: Summary) -> str:
         confusions=lambda task: [
             cell for cell in summary.scores["adapted"].tasks[task].confusion if cell[0] != cell[1]
         ][:_CONFUSIONS],
+        found=[one for one in summary.audit.findings if one.count] if summary.audit else [],
+        sought=[one for one in summary.audit.findings if not one.count] if summary.audit else [],
+        **_drawings(summary),
     )
-    return page.translate(_CONTROL)
+    return page.translate(CONTROL)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("adapt", "reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "signed": lambda value, digits: number(value, digits, "+"),
+        "share": share,
+        "size": size,
+        "duration": duration,
+        "visible": visible,
+        "probability": probability,
+        "drawn": drawn,
+    }
+    return environment
+
+
+def _parts(summary: Summary) -> dict[str, str]:
+    """Parts of the page that have something in them, by id, with the names of their tabs."""
+    detailed = any(c.domain or c.figures for c in summary.comparisons.values())
+    shown = {
+        "scores": detailed or any(one.edge for one in summary.scores.values()),
+        "tasks": bool(summary.scores["adapted"].tasks),
+    }
+    return {id_: name for id_, name in _PARTS.items() if shown.get(id_, True)}
+
+
+def _drawings(summary: Summary) -> dict[str, Any]:
+    """Every plot, by the names that the templates have for them."""
+
+    def of_phases(draw: Callable[[dict[str, PhaseResult]], Plot | None]) -> list[Plot]:
+        return [plot for phase in _phases(summary) if (plot := draw(phase))]
+
+    def of_fertility(before: Fertility, after: Fertility) -> list[Plot]:
+        both = plots.word_tokens(before, after), plots.documents(before, after)
+        return [plot for plot in both if plot]
+
+    def of_task(name: str) -> dict[str, list[Plot]]:
+        tasks = {m: summary.scores[m].tasks[name] for m in MODELS if m in summary.scores}
+        confusions = {m: score_plots.confusion(task, m) for m, task in tasks.items()}
+        found = {**confusions, "calibration": score_plots.calibration(tasks)}
+        return {name: [plot] for name, plot in found.items() if plot}
+
+    likelihoods = [row for row in table(summary) if row.measure in _FOREST]
+    return {
+        "forest": [plot for row in likelihoods if (plot := score_plots.intervals(row))],
+        "savings": plots.savings(summary.vocabulary.curve, _chosen(summary)),
+        "bits_plots": of_phases(plots.bits_per_byte),
+        "loss_plots": of_phases(plots.losses),
+        "speed_plots": score_plots.speeds(summary),
+        "fertility_plots": of_fertility,
+        "task_plots": of_task,
+    }
 
 
 # -- tables ---------------------------------------------------------------------------------
@@ -150,6 +208,12 @@ def _examples(summary: Summary, task: str) -> dict[str, list[_Example]]:
     return {name: half for name, half in halves.items() if half}
 
 
+def _chosen(summary: Summary) -> Point | None:
+    """Where the run's vocabulary stands on the curve of sizes."""
+    curve = summary.vocabulary.curve
+    return chosen(curve, len(summary.vocabulary.delta.added)) if curve else None
+
+
 def _segmentations(before: Fertility, after: Fertility) -> list[tuple[SplitWord, list[SplitWord]]]:
     """The words that cost most before, with every way that `after` lists them as split."""
     now: dict[str, list[SplitWord]] = {}
@@ -177,23 +241,23 @@ class _Line:
 def _tokenization_lines(before: Fertility, after: Fertility) -> list[_Line]:
     """Every measure of tokenization that either has."""
 
-    def number(digits: int) -> Callable[[float | None], str]:
-        return lambda value: _number(value, digits)
+    def digits(count: int) -> Callable[[float | None], str]:
+        return lambda value: number(value, count)
 
     measures: list[tuple[str, str, str, Callable[[float | None], str]]] = [
-        ("tokens", "lower", "tokens", number(0)),
-        ("length, the base's being 1", "lower", "normalized_sequence_length", number(3)),
-        ("tokens per word", "lower", "tokens_per_word", number(3)),
-        ("bytes per token", "higher", "bytes_per_token", number(3)),
-        ("tokens per character", "lower", "tokens_per_character", number(3)),
-        (f"words in {before.context or 0:,} tokens", "higher", "words_in_context", number(0)),
-        ("words of two tokens or more", "lower", "continued_word_share", _share),
-        ("terms that are one token", "higher", "single_token_term_share", _share),
-        ("unknown tokens", "lower", "unknown_rate", _share),
-        ("vocabulary", "", "vocabulary", number(0)),
-        ("different tokens used", "", "vocabulary_used", number(0)),
-        ("share of the vocabulary used", "", "vocabulary_used_share", _share),
-        (f"Rényi efficiency, α = {RENYI_ALPHA}", "higher", "renyi_efficiency", number(3)),
+        ("tokens", "lower", "tokens", digits(0)),
+        ("length, the base's being 1", "lower", "normalized_sequence_length", digits(3)),
+        ("tokens per word", "lower", "tokens_per_word", digits(3)),
+        ("bytes per token", "higher", "bytes_per_token", digits(3)),
+        ("tokens per character", "lower", "tokens_per_character", digits(3)),
+        (f"words in {before.context or 0:,} tokens", "higher", "words_in_context", digits(0)),
+        ("words of two tokens or more", "lower", "continued_word_share", share),
+        ("terms that are one token", "higher", "single_token_term_share", share),
+        ("unknown tokens", "lower", "unknown_rate", share),
+        ("vocabulary", "", "vocabulary", digits(0)),
+        ("different tokens used", "", "vocabulary_used", digits(0)),
+        ("share of the vocabulary used", "", "vocabulary_used_share", share),
+        (f"Rényi efficiency, α = {RENYI_ALPHA}", "higher", "renyi_efficiency", digits(3)),
     ]
     lines = []
     for measure, better, field, form in measures:
@@ -201,34 +265,3 @@ def _tokenization_lines(before: Fertility, after: Fertility) -> list[_Line]:
         if values != (None, None):
             lines.append(_Line(measure, better, *map(form, values)))
     return lines
-
-
-# -- numbers and text -----------------------------------------------------------------------
-
-
-def _number(value: float | None, digits: int = 0, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign},.{digits}f}".replace("-", "−")
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}".replace("-", "−")
-
-
-def _size(bytes_: float) -> str:
-    """1,500 bytes are 1.5 kB."""
-    power = min(max(len(str(int(bytes_))) - 1, 0) // 3, 4)
-    unit = ("B", "kB", "MB", "GB", "TB")[power]
-    return f"{bytes_ / 1000**power:,.{1 if power else 0}f} {unit}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def visible(text: str) -> str:
-    """Text of a token with blanks as signs, and what has no picture as its code point."""
-    return "".join(_SIGNS.get(c) or (c if c.isprintable() else f"\\u{ord(c):04x}") for c in text)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from adapt.corpus.audit import DataAudit
 from adapt.corpus.result import CorpusStatistics
 from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.compare import SPEED, Comparison, Verdict, same_documents
@@ -16,6 +18,7 @@ from adapt.training.result import Trained
 from adapt.vocab import Vocabulary
 
 MODELS = ("base", "control", "adapted")
+FRAGMENTED = "bits per byte, fragmented text"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Summary:
         recipe: The resolved recipe, as YAML.
         seconds: Time of each stage when it ran.
         environment: Versions, processor, device.
+        audit: What was found wrong with the data; None in runs of older versions.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Summary:
     recipe: str
     seconds: dict[str, float]
     environment: dict[str, str]
+    audit: DataAudit | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For reports/evaluation.json; the fertility report is a file of its own."""
@@ -71,6 +76,7 @@ class Summary:
             "vocabulary": self.vocabulary.to_json(),
             "seconds": self.seconds,
             "environment": self.environment,
+            "audit": self.audit.to_json() if self.audit else None,
         }
 
 
@@ -95,22 +101,29 @@ class Row:
 
 def table(summary: Summary) -> list[Row]:
     """The one table: base, control, adapted."""
-    models = [name for name in MODELS if name in summary.scores]
-    rows = _tokenizer_rows(summary, models)
-    rows += _likelihood_rows(summary, models)
+    rows = tokenizer_rows(summary, summary.fertility.domain)
+    rows += [row for kind in ("domain", "general") for row in likelihood_rows(summary, kind)]
     for task in summary.scores["adapted"].tasks:
         rows += task_rows(summary, task, whole=False)
-    rows += _harness_rows(summary, models)
-    trained: dict[str, float | None] = {
-        m: summary.trained[m].bytes_per_second if m in summary.trained else None for m in models
-    }
-    rows.append(Row("training, bytes/s", "higher", trained, 0, {}))
+    rows += [*harness_rows(summary), training_row(summary)]
     rows += [replace(row, intervals={}) for row in speed_rows(summary)[:1]]
     return rows
 
 
-def _tokenizer_rows(summary: Summary, models: list[str]) -> list[Row]:
-    before, after = summary.fertility.domain[0], summary.fertility.domain[-1]
+def _models(summary: Summary) -> list[str]:
+    return [name for name in MODELS if name in summary.scores]
+
+
+def tokenizer_rows(summary: Summary, measured: Sequence[Fertility]) -> list[Row]:
+    """How one text is cut: the base's tokenizer is the control's as well.
+
+    Args:
+        summary: Of a run.
+        measured: `domain` or `general` of its fertility; nothing where there is no such text.
+    """
+    if not measured:
+        return []
+    before, after, models = measured[0], measured[-1], _models(summary)
 
     def row(measure: str, better: str, field: str) -> Row:
         def value(fertility: Fertility) -> float:
@@ -127,23 +140,21 @@ def _tokenizer_rows(summary: Summary, models: list[str]) -> list[Row]:
     ]
 
 
-def _likelihood_rows(summary: Summary, models: list[str]) -> list[Row]:
-    rows = []
-    for kind in ("domain", "general"):
-        found = {m: getattr(summary.scores[m], kind) for m in models}
-        if all(found.values()):
-            rows.append(
-                Row(
-                    f"bits per byte, {kind} text",
-                    "lower",
-                    {m: f.interval.value for m, f in found.items()},
-                    3,
-                    {m: (f.interval.low, f.interval.high) for m, f in found.items()},
-                )
+def likelihood_rows(summary: Summary, kind: str) -> list[Row]:
+    """Bits per byte on `domain` or `general` text, and what else is known of the domain's."""
+    models, rows = _models(summary), []
+    found = {m: getattr(summary.scores[m], kind) for m in models}
+    if all(found.values()):
+        rows.append(
+            Row(
+                f"bits per byte, {kind} text",
+                "lower",
+                {m: f.interval.value for m, f in found.items()},
+                3,
+                {m: (f.interval.low, f.interval.high) for m, f in found.items()},
             )
-        if kind == "domain":
-            rows += _slice_rows(summary, models)
-    return rows
+        )
+    return rows + _slice_rows(summary, models) if kind == "domain" else rows
 
 
 def _slice_rows(summary: Summary, models: list[str]) -> list[Row]:
@@ -156,7 +167,7 @@ def _slice_rows(summary: Summary, models: list[str]) -> list[Row]:
     cut = next((one.fragmented for one in scores.values() if one.fragmented), ())
     if cut and all(same_documents(one, scores[models[0]]) for one in scores.values()):
         found = {m: interval for m, one in scores.items() if (interval := on_slice(one, cut))}
-        rows.append(_interval_row("bits per byte, fragmented text", "lower", models, found))
+        rows.append(_interval_row(FRAGMENTED, "lower", models, found))
     shares = {m: one.new_token_share for m, one in scores.items() if one.new_token_share}
     if shares:
         rows.append(_interval_row("probability on new tokens", "", models, shares))
@@ -188,8 +199,18 @@ def _interval(scores: TaskScores, metric: str) -> Interval | None:
     return scores.intervals.get(metric, scores.main if metric == main else None)
 
 
-def _harness_rows(summary: Summary, models: list[str]) -> list[Row]:
+def training_row(summary: Summary) -> Row:
+    """Text read a second, by what was trained."""
+    values: dict[str, float | None] = {
+        m: summary.trained[m].bytes_per_second if m in summary.trained else None
+        for m in _models(summary)
+    }
+    return Row("training, bytes/s", "higher", values, 0, {})
+
+
+def harness_rows(summary: Summary) -> list[Row]:
     """What lm-evaluation-harness measured; whether more is better is for its tasks to say."""
+    models = _models(summary)
     scores = {m: summary.scores[m].harness for m in models}
     first = next(iter(scores.values()))
     return [

@@ -138,6 +138,8 @@ class LogLine(TrainerCallback):
         logs["bytes_per_second"] = round(bytes_ / seconds, 1)
         if self.every_token and bytes_:
             logs["bits_per_byte"] = logs["loss"] / math.log(2) * predicted / bytes_
+            # Trainer's history, which checkpoints keep, has a copy made before the callbacks.
+            state.log_history[-1]["bits_per_byte"] = logs["bits_per_byte"]
         norm = _mean_norm(kwargs["model"], self.ids)
         if self.first_norm and norm is not None:
             logs["new_rows_norm_drift"] = norm / self.first_norm - 1
@@ -224,7 +226,7 @@ class Checkpoints(TrainerCallback):
         The losses since the last log are not in a checkpoint: with a log, none is split by a
         resumption.
         """
-        if _any(self.stop.asked):
+        if any_asked(self.stop.asked):
             self.stop.asked = control.should_save = control.should_training_stop = True
         control.should_log = control.should_log or control.should_save
 
@@ -254,8 +256,8 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if found else None
 
 
-def _any(asked: bool) -> bool:
-    """Whether any process was; they must leave the loop at one and the same step."""
+def any_asked(asked: bool) -> bool:
+    """Whether any process was asked to end; every process calls it, for they must end as one."""
     state = PartialState()
     if state.num_processes == 1:
         return asked

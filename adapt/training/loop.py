@@ -14,7 +14,14 @@ from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
 from adapt.recipe.training import Phase, TrainingSection
-from adapt.training.callbacks import Bar, Checkpoints, LogLine, StopOnNan, last_checkpoint
+from adapt.training.callbacks import (
+    Bar,
+    Checkpoints,
+    LogLine,
+    StopOnNan,
+    any_asked,
+    last_checkpoint,
+)
 from adapt.training.engines import Engine, gathered, let_go, set_up
 from adapt.training.failures import Stopped, explained, stop_on_sigterm
 from adapt.training.heads import loss_function
@@ -25,6 +32,8 @@ from adapt.training.saving import StateInCheckpoints, load_state, write_state
 from adapt.training.stopping import evaluation_arguments, stopping_callbacks
 from adapt.training.tracking import Energy, Trackers
 from adapt.workspace import new_folder, write_json
+
+_ROWS_SHARE = 0.1  # of the learning rate, for new rows that train beside adapters
 
 
 def record_of(done: Path) -> PhaseResult | None:
@@ -80,7 +89,7 @@ def run_phase(
                 resume_from_checkpoint=last_checkpoint(Path(str(arguments.output_dir)))
             )
         reached = trainer.state.global_step
-        if stop.asked and reached < arguments.max_steps:
+        if any_asked(stop.asked) and reached < arguments.max_steps:
             raise Stopped(
                 f"stopped by SIGTERM at step {reached} of {arguments.max_steps}, which is saved",
                 where=where,
@@ -96,7 +105,8 @@ def run_phase(
                 write_state(trained, unfinished)
                 write_json(unfinished / "phase.json", asdict(result))
         PartialState().wait_for_everyone()
-    if stop.asked:
+        asked = any_asked(stop.asked)  # one that goes on alone would wait for the others
+    if asked:
         raise Stopped(
             "stopped by SIGTERM when the phase was done and saved",
             where=where,
@@ -123,6 +133,7 @@ def _result(
         data.truncated_bytes,
         tuple((int(h["step"]), h["eval_loss"]) for h in history if "eval_loss" in h),
         kwh,
+        tuple((int(h["step"]), h["bits_per_byte"]) for h in history if "bits_per_byte" in h),
     )
 
 
@@ -189,13 +200,19 @@ def _optimizer(
     phase: Phase,
     arguments: TrainingArguments,
 ) -> tuple[Any, dict[str, Any]]:
-    """The recipe's optimizer, with a learning rate of its own for the new token rows."""
+    """The recipe's optimizer, with a learning rate of its own for the new token rows.
+
+    Adam makes every gradient as large as the learning rate, and at every position the output layer
+    gives each row one, however small: at the rate of the adapters rows drift away from what they
+    were made to be (docs/decisions.md, "Learning rates of rows").
+    """
     rows = new_row_parameters(model)
     held = {id(parameter) for parameter in rows}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
     groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": phase.weight_decay}]
     if rows:
-        rate = phase.new_token_learning_rate or phase.learning_rate
+        share = _ROWS_SHARE if rest else 1.0
+        rate = phase.new_token_learning_rate or share * phase.learning_rate
         groups.append({"params": rows, "lr": rate, "weight_decay": 0.0})
     kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     return kind, {**options, "params": [group for group in groups if group["params"]]}

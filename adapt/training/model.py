@@ -232,17 +232,20 @@ def check_packages(loading: Loading, quantization: str | None) -> None:
 
     Raises:
         DependencyError: bitsandbytes is missing.
-        ModelError: flash_attn is missing.
+        ModelError: flash_attn is missing, or a GPU for it.
     """
     if quantization and find_spec("bitsandbytes") is None:
         raise DependencyError("bitsandbytes", "quantize", where="training.quantization")
-    if loading.attn_implementation == "flash_attention_2" and find_spec("flash_attn") is None:
-        raise ModelError(
-            "needs the package flash_attn, which is not installed",
-            where="model.attn_implementation",
-            got="flash_attention_2",
-            fix="take sdpa, or install flash-attn on a machine with a GPU",
-        )
+    if loading.attn_implementation == "flash_attention_2":
+        missing = find_spec("flash_attn") is None
+        if missing or not torch.accelerator.is_available():
+            lacks = "the package flash_attn, which is not installed" if missing else "a GPU"
+            raise ModelError(
+                f"needs {lacks}",
+                where="model.attn_implementation",
+                got="flash_attention_2",
+                fix="take sdpa, or install flash-attn on a machine with a GPU",
+            )
 
 
 def scaled_positions(config: Any, type_: str, factor: float, *, where: str) -> dict[str, Any]:  # noqa: ANN401

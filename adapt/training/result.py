@@ -23,6 +23,9 @@ class PhaseResult:
         truncated_bytes: UTF-8 bytes that they lost.
         validation_losses: (step, loss on the validation side).
         energy_kwh: Electricity of the training loop, estimated, kWh; None where not known.
+        bits_per_byte: (step, bits per byte of the text read since the last entry), comparable
+            between tokenizers; empty where the loss is not over every token that is read, and in
+            results of older versions.
     """
 
     name: str
@@ -36,13 +39,14 @@ class PhaseResult:
     truncated_bytes: int = 0
     validation_losses: tuple[tuple[int, float], ...] = ()
     energy_kwh: float | None = None
+    bits_per_byte: tuple[tuple[int, float], ...] = ()
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> PhaseResult:
         """What `dataclasses.asdict` and JSON made of a result."""
         pairs = {
-            name: tuple((step, loss) for step, loss in record.get(name, ()))
-            for name in ("losses", "validation_losses")
+            name: tuple((step, value) for step, value in record.get(name, ()))
+            for name in ("losses", "validation_losses", "bits_per_byte")
         }
         return cls(**{**record, **pairs})
 

@@ -1,4 +1,4 @@
-"""How many units to add: what each size saves, and what it costs (`tokenizer.new_tokens: auto`)."""
+"""How many units to add by tokens alone (`tokenizer.new_tokens: curve`)."""
 
 from __future__ import annotations
 
@@ -58,3 +58,8 @@ def curve(
 def cheapest(points: Sequence[Point]) -> Point:
     """The point of least cost; the smaller one of equals."""
     return min(points, key=lambda point: (point.cost, point.new_tokens))
+
+
+def chosen(points: Sequence[Point], added: int) -> Point:
+    """The point of as many units as were added; the cheapest where no point has that size."""
+    return next((point for point in points if point.new_tokens == added), cheapest(points))

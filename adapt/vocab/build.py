@@ -45,7 +45,7 @@ class Material:
         validation: Documents to choose a size by.
         terms: Terms that each become one token.
         score_terms: Terms that score `terms` ranks by.
-        model: What a token costs, for `new_tokens: auto`.
+        model: What a token costs, where `new_tokens` is no number.
     """
 
     texts: Texts
@@ -160,10 +160,12 @@ def _extend(section: TokenizerSection, base: Any, spec: Spec, material: Material
     ground = prepare(spec, material.texts) if section.multiword else Ground(spec)
     learning = _learning(section, material)
     curve: tuple[Point, ...] = ()
-    if section.new_tokens == "auto":
+    if isinstance(section.new_tokens, str):
         if material.model is None:
             raise VocabularyError(
-                "the base's size is not known", where="tokenizer.new_tokens", got="auto"
+                "the base's size is not known",
+                where="tokenizer.new_tokens",
+                got=section.new_tokens,
             )
         extension, curve = extend_as_it_pays(
             ground,
@@ -247,7 +249,7 @@ _MODES: dict[str, Callable[[TokenizerSection, Any, Spec, Material], _Made]] = {
 
 def _learning(section: TokenizerSection, material: Material) -> Learning:
     return Learning(
-        new_tokens=MOST if section.new_tokens == "auto" else section.new_tokens,
+        new_tokens=MOST if isinstance(section.new_tokens, str) else section.new_tokens,
         multiword=section.multiword,
         min_frequency=section.min_frequency,
         max_words=section.max_words,

@@ -141,6 +141,15 @@ def test_what_max_length_cuts_off(corpus, write_rows):
     assert "max_length" in without.notes[0]
 
 
+def test_an_audit_survives_the_manifest(corpus, write_rows):
+    result = looked(corpus("empty is", "the next", "", "the next"))
+    assert [finding.what for finding in result.warnings] == [
+        finding.what for finding in result.findings if finding.warn
+    ]
+    assert result.warnings
+    assert DataAudit.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
 def test_half_a_surrogate_pair_is_counted_and_stops_nothing(corpus):
     from tokenizers import Tokenizer, models
 

@@ -10,7 +10,14 @@ from sacrebleu.metrics.chrf import CHRF
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from adapt.evaluation.bootstrap import statistic_interval
-from adapt.evaluation.label_metrics import Ece, Mcc, accuracy_each, class_scores, label_statistics
+from adapt.evaluation.label_metrics import (
+    Ece,
+    Mcc,
+    accuracy_each,
+    calibration,
+    class_scores,
+    label_statistics,
+)
 from adapt.evaluation.metrics import (
     KINDS,
     METRICS,
@@ -213,6 +220,40 @@ def test_confidence_on_the_edge_of_a_bin_falls_below_it():
 def test_confidences_must_be_probabilities():
     with pytest.raises(ValueError, match="confidence"):
         Ece().compute(predictions=["a"], references=["a"], confidences=[1.5])
+
+
+def test_bins_of_the_calibration_error_by_hand():
+    bins = calibration([0.85, 0.85, 1.0, 0.0], accuracy_each(["a"] * 4, ["a", "b", "a", "b"]))
+    assert [(one.confidence, one.accuracy, one.rows) for one in bins] == [
+        (0.0, 0.0, 1),
+        (pytest.approx(0.85), 0.5, 2),
+        (1.0, 1.0, 1),
+    ]
+    with pytest.raises(ValueError, match="confidence"):
+        calibration([0.5], accuracy_each(["a", "b"], ["a", "b"]))
+
+
+def test_bins_sum_to_the_calibration_error():
+    draw = np.random.default_rng(0)
+    for rows in (1, 2, 7, 400):
+        sure = np.where(
+            draw.random(rows) < 0.2, draw.integers(16, size=rows) / 15, draw.random(rows)
+        )
+        found = ["a" if one else "b" for one in draw.random(rows) < 0.6]
+        bins = calibration(sure.tolist(), accuracy_each(found, ["a"] * rows))
+        ece = Ece().compute(predictions=found, references=["a"] * rows, confidences=sure.tolist())
+        assert sum(one.rows for one in bins) == rows
+        assert all(one.rows and 0 <= one.confidence <= 1 and 0 <= one.accuracy <= 1 for one in bins)
+        assert [one.confidence for one in bins] == sorted(one.confidence for one in bins)
+        gaps = [one.rows / rows * abs(one.accuracy - one.confidence) for one in bins]
+        assert sum(gaps) == pytest.approx(ece["ece"])
+        # Guo et al. 2017, row by row.
+        edges = [(n / 15, (n + 1) / 15) for n in range(15)]
+        direct = 0.0
+        for low, high in edges:
+            inside = [i for i in range(rows) if low < sure[i] <= high or (low == sure[i] == 0)]
+            direct += abs(sum((found[i] == "a") - sure[i] for i in inside)) / rows
+        assert ece["ece"] == pytest.approx(direct)
 
 
 def test_each_class_and_the_confusion_matrix_by_hand():

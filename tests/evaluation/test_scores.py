@@ -55,6 +55,9 @@ def test_a_classification_task(score, tmp_path):
         assert interval.value == pytest.approx(task.metrics[name])
         assert interval.low <= interval.value <= interval.high
     assert sum(one.rows for one in task.classes) == task.rows == len(task.each)
+    assert sum(one.rows for one in task.calibration) == task.rows
+    gaps = [one.rows * abs(one.accuracy - one.confidence) for one in task.calibration]
+    assert sum(gaps) / task.rows == pytest.approx(task.metrics["ece"])
     assert sum(n for _, _, n in task.confusion) == task.rows
     assert sorted(task.example_rows) == list(range(task.rows))  # fewer than forty rows
     assert {one: set(base.metrics) for one, base in task.baselines.items()} == {
@@ -123,6 +126,8 @@ def test_scores_survive_the_manifest(score):
             del task[name]
     read = ModelScores.from_json(record)
     assert replace(read.tasks["organ"], examples=()).answers == ()
+    assert scores.tasks["organ"].calibration
+    assert read.tasks["organ"].calibration == ()
 
 
 def test_the_worst_come_first_then_the_best():

@@ -53,7 +53,8 @@ def fields(path):
     return {name: field.contents() for name, field in GGUFReader(str(path)).fields.items()}
 
 
-def test_a_run_becomes_a_gguf_with_its_units(tiny_recipe, capsys, in_process):
+def test_a_run_becomes_a_gguf_with_its_units(tiny_recipe, capsys, in_process, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)  # as where it is not installed
     run = trained(tiny_recipe, **WORDS)
     with pytest.raises(SystemExit) as caught:
         cli.main(["export", str(run.root), "--format", "gguf", "--dtype", "float16"])

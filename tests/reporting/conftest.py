@@ -1,14 +1,18 @@
 """Small summaries, made by hand."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from adapt.corpus.audit import DataAudit, Extent
+from adapt.corpus.findings import Finding
 from adapt.corpus.result import CorpusStatistics, TextStatistics
 from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.compare import Comparison, Verdict
 from adapt.evaluation.result import (
+    Bin,
     EdgeScores,
     Likelihood,
     ModelScores,
@@ -52,6 +56,8 @@ def fertility(name: str, tokens: int, words: tuple[SplitWord, ...]) -> Fertility
         vocabulary_used_share=0.5,
         context=2048,
         words_in_context=2_048_000 / tokens,
+        word_tokens=(750, 150, 60, 20, 10, 5, 3, 1, 0, 1),
+        document_quantiles=tuple(tokens / 1000 * (0.8 + i / 50) for i in range(21)),
     )
 
 
@@ -86,6 +92,7 @@ def scores(domain: float, general: float, accuracy: float, answer: str) -> Model
         metrics={"accuracy": accuracy, "macro_f1": accuracy - 0.1},
         main=Interval(accuracy, accuracy - 0.1, accuracy + 0.1),
         examples=(("Which system? A murmur", "heart", answer),) * 12,
+        calibration=(Bin(0.3, accuracy - 0.1, 20), Bin(0.7, accuracy, 10), Bin(0.95, 1.0, 20)),
     )
     generation = TaskScores(
         kind="generation",
@@ -113,15 +120,29 @@ def speed(characters):
 
 
 def trained(name: str, tokens: int, losses: tuple[tuple[int, float], ...]) -> Trained:
+    bits_per_byte = tuple((step, loss / math.log(2) * tokens / 40_000) for step, loss in losses)
     phases = (
-        PhaseResult("domain", 20, 80, 40_000, tokens, 10.0, losses),
+        PhaseResult("domain", 20, 80, 40_000, tokens, 10.0, losses, bits_per_byte=bits_per_byte),
         PhaseResult("tasks", 10, 40, 8_000, tokens // 4, 6.0, ()),
     )
     return Trained(Path(name), phases, 1_234_567, 4_900_000)
 
 
-@pytest.fixture
-def summary() -> Summary:
+AUDIT = DataAudit(
+    findings=(
+        Finding("empty", 0, "texts", 1000),
+        Finding("exact duplicates, dropped by the run", 3, "texts", 1000, ("a.jsonl:7",), True),
+        Finding("organ: labels, 3 to 40 rows each", 5, "labels", warn=True),
+        Finding("e-mail addresses", 25, "found", 0, tuple(f"a.jsonl:{i}" for i in range(9)), True),
+        Finding("phase tasks: over 512 tokens, lose their end", 1, "texts", 150, ("b.csv:2",)),
+    ),
+    extents=(Extent("a.jsonl", 1000, 95_000, True), Extent("b.csv", 150, 20_000, False)),
+    scripts=(("Latin", 0.99), ("Han", 0.01)),
+    notes=("org/data: of the Hub, not audited",),
+)
+
+
+def make_summary() -> Summary:
     """A run with a control, general text, tasks and new tokens."""
     return Summary(
         name="medical",
@@ -172,12 +193,24 @@ def summary() -> Summary:
         recipe="name: medical\n",
         seconds={"corpus": 4.2, "training": 185.0},
         environment={"processor": "x86_64", "torch": "2"},
+        audit=AUDIT,
     )
+
+
+@pytest.fixture
+def summary() -> Summary:
+    """A run with a control, general text, tasks and new tokens."""
+    return make_summary()
 
 
 @pytest.fixture
 def bare(summary) -> Summary:
     """A run in keep mode with no control, no general text and no tasks."""
+    return make_bare(summary)
+
+
+def make_bare(summary: Summary) -> Summary:
+    """What is left of a run in keep mode with no control, no general text and no tasks."""
     words = fertility("base", 2000, ())
     alone = {
         m: replace(summary.scores[m], general=None, tasks={}, edge=None)
@@ -197,4 +230,5 @@ def bare(summary) -> Summary:
         trained={"adapted": summary.trained["adapted"]},
         scores=alone,
         comparisons={"base": replace(summary.comparisons["base"], general=None)},
+        audit=None,
     )

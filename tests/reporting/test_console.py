@@ -77,6 +77,23 @@ def test_the_summary_ends_in_notes_and_verdict_as_they_are(summary):
     assert lines[-2:] == ["note: units stay inside digits", summary.verdict.sentence]
 
 
+def test_what_deserves_a_look_in_the_data_is_one_line_and_else_none(summary, bare):
+    def warned(one):
+        console = Console(file=io.StringIO(), width=400)
+        print_summary(one, console)
+        return [line for line in console.file.getvalue().splitlines() if "data audit" in line]
+
+    assert warned(summary) == [
+        "data audit: exact duplicates, dropped by the run (3 of 1,000); "
+        "organ: labels, 3 to 40 rows each (5); e-mail addresses (25); places are in report.html"
+    ]
+    several = replace(summary.audit, findings=summary.audit.findings * 2)
+    assert "and 3 more; places are" in warned(replace(summary, audit=several))[0]
+    calm = [finding for finding in summary.audit.findings if not finding.warn]
+    assert warned(replace(summary, audit=replace(summary.audit, findings=tuple(calm)))) == []
+    assert warned(bare) == []
+
+
 def test_fertility_side_by_side(summary):
     text = printed(fertility_table(summary.fertility.domain, "domain text"))
     assert line(text, "tokens per word").split()[-2:] == ["2.000", "1.500"]

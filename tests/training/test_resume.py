@@ -1,6 +1,7 @@
 """Training that is killed, asked to stop or fails: what it leaves, and how it goes on."""
 
 import errno
+import json
 import math
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from adapt.training.batches import Part
 from adapt.training.callbacks import COMPLETE, Checkpoints, last_checkpoint
 from adapt.training.examples import Examples
 from adapt.training.failures import Stopped, explained
+from adapt.training.result import Trained
 from adapt.workspace import Workspace, digest
 
 METHODS = {"lora": {"lora": {"r": 2, "lora_dropout": 0.2}}, "full": {}}
@@ -58,6 +60,11 @@ def in_a_child(path, event, phase, step, number):
     return child.exitcode
 
 
+def bits(path):
+    """Bits per byte of each phase, as the finished run has them."""
+    return [phase.bits_per_byte for phase in Pipeline(load_recipe(path)).adapter().phases]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_at_any_moment_it_ends_with_the_same_losses(method, runs, losses):
     """In a step, between a checkpoint and its mark, and in the first step of the next phase."""
@@ -74,15 +81,19 @@ def test_killed_at_any_moment_it_ends_with_the_same_losses(method, runs, losses)
         assert code == -signal.SIGKILL
         assert not Workspace(Path(load_recipe(path).output_dir)).adapter.exists()
         assert losses(path) == expected
+        assert bits(path) == bits(whole)
         assert weights(path) == weights(whole)
 
 
 def test_losses_that_are_logged_rarely_are_not_split_by_a_kill(runs, losses):
     options = {"phase": {"logging_steps": 3, "save_steps": 2}}
-    expected = losses(runs("whole", **options))
+    whole = runs("whole", **options)
+    expected = losses(whole)
     path = runs("killed", **options)
     assert in_a_child(path, "on_step_end", "first", 3, signal.SIGKILL) == -signal.SIGKILL
     assert losses(path) == expected
+    assert bits(path) == bits(whole)
+    assert [[step for step, _ in phase] for phase in bits(whole)] == [[2, 3, 4]] * 2
 
 
 def test_sigterm_saves_first_and_says_how_to_go_on(runs, losses, capfd):
@@ -198,6 +209,16 @@ def test_each_log_line_says_what_the_steps_read(runs, monkeypatch):
     for (_, step, _, logs), (_, loss) in zip(seen[:4], first.losses, strict=True):
         _, predicted, bytes_ = read[2 * step] - read[2 * (step - 1)]
         assert logs["bits_per_byte"] == pytest.approx(loss / math.log(2) * predicted / bytes_)
+    assert [phase.bits_per_byte for phase in trained.phases] == [
+        tuple((step, logs["bits_per_byte"]) for phase, step, _, logs in seen if phase == name)
+        for name in ("first", "second")
+    ], "the run's result has what was logged"
+    record = json.loads(json.dumps(trained.to_json()))
+    assert Trained.from_json(trained.folder, record) == trained
+    for phase in record["phases"]:
+        del phase["bits_per_byte"]
+    older = Trained.from_json(trained.folder, record)
+    assert [phase.bits_per_byte for phase in older.phases] == [(), ()]
 
 
 def test_a_line_is_one_line_of_what_there_is():

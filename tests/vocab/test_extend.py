@@ -282,11 +282,11 @@ def test_score_terms_serves_the_terms_and_stops_when_they_are_whole(smollm2, tmp
     assert "whole enough" in vocabulary.notes[0]
 
 
-def test_auto_takes_the_size_of_least_cost(smollm2, tmp_path):
+def test_the_curve_takes_the_size_of_least_cost(smollm2, tmp_path):
     material = Material(
         lambda: DOMAIN, validation=lambda: PROSE, model=ModelSize(parameters=10**6, row=576)
     )
-    section = TokenizerSection(new_tokens="auto", min_frequency=2)
+    section = TokenizerSection(new_tokens="curve", min_frequency=2)
     vocabulary = adapt_vocabulary(section, smollm2, material, tmp_path / "new")
     best = min(vocabulary.curve, key=lambda point: point.cost)
     assert len(vocabulary.delta.added) == best.new_tokens > 0
@@ -296,9 +296,9 @@ def test_auto_takes_the_size_of_least_cost(smollm2, tmp_path):
     assert tokens == sorted(tokens, reverse=True)
 
 
-def test_auto_adds_nothing_where_nothing_pays(smollm2, tmp_path):
+def test_the_curve_adds_nothing_where_nothing_pays(smollm2, tmp_path):
     material = Material(lambda: DOMAIN, validation=lambda: PROSE, model=ModelSize(1000, 576))
-    section = TokenizerSection(new_tokens="auto", min_frequency=2)
+    section = TokenizerSection(new_tokens="curve", min_frequency=2)
     vocabulary = adapt_vocabulary(section, smollm2, material, tmp_path / "new")
     assert vocabulary.delta.added == ()
     assert "0 units" in vocabulary.notes[0]

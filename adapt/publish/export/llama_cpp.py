@@ -1,8 +1,8 @@
 """What llama.cpp knows of tokenizers: pre-tokenizers by name, and how it reads a GGUF's tokens.
 
-Read in its src/llama-vocab.cpp, not run: `llama_vocab::impl::load` for the flags that a name
-brings, `llm_tokenizer_bpe` for the patterns. Names that are not in `PRE_TOKENIZERS` are refused;
-add a row once its pattern and flags were compared.
+Read in its src/llama-vocab.cpp, `llama_vocab::impl::load` for the flags that a name brings and
+`llm_tokenizer_bpe` for the patterns, and run once (docs/exports.md has the figures). Names that are
+not in `PRE_TOKENIZERS` are refused; add a row once its pattern and flags were compared.
 """
 
 from __future__ import annotations
