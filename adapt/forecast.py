@@ -23,6 +23,7 @@ from adapt.probe.measure import (
     validation_text,
 )
 from adapt.probe.sizes import Shape, Subject, data_of, shape_of
+from adapt.probe.units import LOSS
 from adapt.recipe import Recipe
 from adapt.workspace import write_json
 
@@ -200,9 +201,13 @@ def _sentence(recipe: Recipe, units: int, benefit: NetBenefit) -> str:
     chose = f"{units:,} new units"
     if isinstance(recipe.tokenizer.new_tokens, str):
         chose = f"{recipe.tokenizer.new_tokens} chose {units:,} units"
-    result = (
-        "worth it"
-        if benefit.worth_it
-        else f"not worth it (below {WORTH:.0%}), keep the tokenizer (tokenizer.mode=keep)"
-    )
+    if not benefit.worth_it:
+        result = f"not worth it (below {WORTH:.0%}), keep the tokenizer (tokenizer.mode=keep)"
+    elif benefit.quality_loss > LOSS:
+        result = (
+            f"worth it by cost, not by quality: bits per byte rise by {benefit.quality_loss:.1%}; "
+            f"tokenizer.new_tokens=auto looks for a number that keeps them within {LOSS:.0%}"
+        )
+    else:
+        result = "worth it"
     return f"{chose}; net benefit {benefit.net:+.1%}: {result}"

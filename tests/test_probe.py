@@ -321,6 +321,10 @@ def test_the_sentence_says_what_to_do():
         "auto chose 1,234 units; net benefit +29.3%: worth it"
     )
     assert "not worth it (below 3%), keep the tokenizer" in forecasts._sentence(recipe, 9, bad)
+    worse = NetBenefit(0.3, 100, 1, 1.0, 1.05)
+    assert "by cost, not by quality: bits per byte rise by 5.0%" in forecasts._sentence(
+        recipe, 9, worse
+    )
     assert forecasts._sentence(load_recipe_like(9), 9, good).startswith("9 new units; ")
 
 
