@@ -6,8 +6,9 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from adapt.bases import Base
 from adapt.corpus import Corpus
 from adapt.embeddings.result import AdaptedBase
 from adapt.errors import RecipeError
@@ -28,11 +29,20 @@ class Prepared(Protocol):
     recipe: Recipe
     workspace: Workspace
 
-    def base(self) -> Any: ...  # noqa: ANN401, D102
-    def corpus(self) -> Corpus: ...  # noqa: D102
-    def vocabulary(self) -> Vocabulary: ...  # noqa: D102
-    def adapted_base(self) -> AdaptedBase: ...  # noqa: D102
-    def subject(self, name: Literal["base", "adapted"], checkpoint: Path) -> Subject: ...  # noqa: D102
+    def base(self) -> Base:
+        """The base, on disk."""
+
+    def corpus(self) -> Corpus:
+        """Domain text."""
+
+    def vocabulary(self) -> Vocabulary:
+        """The adapted tokenizer."""
+
+    def adapted_base(self) -> AdaptedBase:
+        """The base with rows for the new tokens."""
+
+    def subject(self, name: Literal["base", "adapted"], checkpoint: Path) -> Subject:
+        """A checkpoint to probe."""
 
 
 def find_units(run: Prepared, candidate: Callable[[int | str, Path], Prepared]) -> Units:

@@ -270,6 +270,22 @@ PHASES = [{"name": "words", "objective": "mlm", "max_steps": 3, **BATCH}, LABELS
 ORGAN = {"name": "organ", "kind": "classification", "text": "definition", "label": "organ"}
 
 
+@pytest.fixture
+def adapt(capsys):
+    """Runs `adapt` in this process; gives its exit code, standard output and standard error."""
+
+    from adapt import cli
+
+    def adapt(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return adapt
+
+
 def encoder_recipe(folder, base, task=(), **changes):
     """`write_recipe`, loaded, for masked words and then a head for `ORGAN`, changed by `task`."""
     from adapt.recipe import load_recipe

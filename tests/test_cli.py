@@ -23,20 +23,6 @@ TOKENIZER_VERBS = [
 
 
 @pytest.fixture
-def adapt(capsys):
-    """Runs `adapt` in this process; gives its exit code, standard output and standard error."""
-
-    def adapt(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return adapt
-
-
-@pytest.fixture
 def refused(adapt):
     """Runs `adapt`, which must refuse at once; gives the line that says why."""
 

@@ -9,25 +9,10 @@ import pytest
 import torch
 import yaml
 
-from adapt import cli
 from adapt.pipeline import Pipeline
 from adapt.recipe import load_recipe
 
 SMALL = {"max_documents": 12, "max_bytes": 4_000, "max_length": 64}
-
-
-@pytest.fixture
-def adapt(capsys):
-    """Runs `adapt` in this process; gives its exit code, standard output and standard error."""
-
-    def adapt(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return adapt
 
 
 @pytest.fixture

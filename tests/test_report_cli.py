@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from adapt import cli
 from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.compare import Figure, Verdict
 from adapt.evaluation.result import Likelihood
@@ -60,20 +59,6 @@ def placed(summary, folder):
         vocabulary=replace(summary.vocabulary, folder=run.tokenizer),
         trained={m: replace(one, folder=folders[m]) for m, one in summary.trained.items()},
     )
-
-
-@pytest.fixture
-def adapt(capsys):
-    """Runs `adapt` in this process; gives its exit code, standard output and standard error."""
-
-    def adapt(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return adapt
 
 
 @pytest.fixture

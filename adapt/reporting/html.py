@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from adapt.fertility import RENYI_ALPHA, Fertility, SplitWord, saved
 from adapt.reporting import plots, score_plots
@@ -24,19 +24,13 @@ from adapt.reporting.cost import costs
 from adapt.reporting.drawing import Plot, drawn
 from adapt.reporting.formats import CONTROL, duration, number, share, size
 from adapt.reporting.formats import visible as visible
+from adapt.reporting.pages import LOOKS, pages
 from adapt.reporting.summary import MODELS, Row, Summary, edge_rows, speed_rows, table, task_rows
 from adapt.reporting.tasks import defeats, ranking
 from adapt.training.result import PhaseResult
 from adapt.vocab.budget import Point, cheapest, chosen
 from adapt.workspace import write_text
 
-# How the verdict looks, by choice; a sign as well, for colour alone tells not everyone.
-_LOOKS = {
-    "adopt": ("good", "✓"),
-    "adopt for speed": ("fast", "»"),
-    "no difference": ("same", "="),
-    "do not extend": ("bad", "✕"),
-}
 # Tabs of the page, by the part that each shows.
 _PARTS = {
     **{"scores": "Scores", "tokenization": "Tokenization", "vocabulary": "Vocabulary"},
@@ -73,7 +67,7 @@ def render(summary: Summary) -> str:
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}",
         parts=_parts(summary),
         models=models,
-        look=_LOOKS.get(summary.verdict.choice, ("same", "?")),
+        look=LOOKS.get(summary.verdict.choice, ("same", "?")),
         rows=table(summary),
         edge_rows=edge_rows(summary),
         speed_rows=speed_rows(summary),
@@ -108,13 +102,7 @@ def render(summary: Summary) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("adapt", "reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages()
     environment.filters |= {
         "number": number,
         "signed": lambda value, digits: number(value, digits, "+"),

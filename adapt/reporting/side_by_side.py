@@ -8,23 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from adapt.errors import AdaptError, WorkspaceError
 from adapt.reporting.by_data import MODELS, Data, Measured, parts
 from adapt.reporting.finished import read_summary
 from adapt.reporting.formats import CONTROL, number
+from adapt.reporting.pages import LOOKS, pages
 from adapt.reporting.summary import Row, Summary
 from adapt.workspace import Workspace, write_text
 
 # Stands in every page made here; a file without it is somebody else's.
 MARK = "adapt report: runs side by side"
-_LOOKS = {
-    "adopt": "good",
-    "adopt for speed": "fast",
-    "no difference": "same",
-    "do not extend": "bad",
-}
 
 
 @dataclass(frozen=True)
@@ -230,13 +223,7 @@ def render(runs: Sequence[Opened], place: Path) -> str:
         runs: Two or more.
         place: Folder of the page, which its links start from.
     """
-    environment = Environment(
-        loader=PackageLoader("adapt", "reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages()
     environment.filters["number"] = number
     made, shown, wide = sections(runs), names(runs), columns(runs)
     links = [link(run.folder, place) for run in runs]
@@ -246,7 +233,7 @@ def render(runs: Sequence[Opened], place: Path) -> str:
         columns=wide,
         names=shown,
         mark=MARK,
-        looks=_LOOKS,
+        looks=LOOKS,
         sections=made,
         measured=_comparable(made),
     )
