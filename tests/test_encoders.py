@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import adapt
@@ -62,8 +63,14 @@ def test_the_adapter_brings_its_head_with_it(finished):
     model, tokenizer = adapt.load(recipe.output_dir)
     _, texts = texts_of(recipe)
     logits = logits_of(model, tokenizer, texts, max_length=128, batch_size=4, label="")
+    best, next_ = np.sort(np.asarray(logits))[:, :-3:-1].T
+    clear = best - next_ > 1e-3  # merged weights round otherwise: a tie may fall either way
+    assert clear.sum() > 0.8 * len(texts)
     names = [model.config.id2label[i] for i in logits.argmax(-1)]
-    assert names == [row["answer"] for row in answers(recipe)]
+    said = [row["answer"] for row in answers(recipe)]
+    assert [n for n, c in zip(names, clear, strict=True) if c] == [
+        a for a, c in zip(said, clear, strict=True) if c
+    ]
 
 
 def test_a_merged_classifier_loads_in_stock_transformers(finished, tmp_path, monkeypatch):
