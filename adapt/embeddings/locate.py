@@ -12,6 +12,15 @@ import torch
 from adapt.embeddings.shards import DTYPES, Stored
 from adapt.errors import ModelError
 
+# Bodies alone, and heads that have no row for a token.
+_WITHOUT_OUTPUT = (
+    "Model",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+)
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -100,7 +109,7 @@ def _meta_model(folder: Path, trust_remote_code: bool, *, untie: bool = False) -
         kind: Any = AutoModelForCausalLM
         if made_as.endswith("ForMaskedLM"):
             kind = AutoModelForMaskedLM
-        elif made_as.endswith("Model") and not made_as.endswith("LMHeadModel"):
+        elif made_as.endswith(_WITHOUT_OUTPUT) and not made_as.endswith("LMHeadModel"):
             kind = AutoModel
         with torch.device("meta"):
             model = kind.from_config(config, trust_remote_code=trust_remote_code)

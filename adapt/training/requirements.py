@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from importlib.util import find_spec
 
-from adapt.errors import DependencyError
+from adapt.errors import DependencyError, TrainingError
 from adapt.recipe.training import TrainingSection
 from adapt.training.engines import check_engine
 
@@ -28,7 +31,7 @@ def check_section(section: TrainingSection) -> None:
     Raises:
         DependencyError: One is missing.
         RecipeError: `training.deepspeed` names no configuration.
-        TrainingError: The engine does not go with the method or an option.
+        TrainingError: The engine does not go with the method or an option, or nothing compiles.
     """
     for name in section.report_to:
         if not any(find_spec(package) for package in TRACKERS[name]):
@@ -37,4 +40,11 @@ def check_section(section: TrainingSection) -> None:
     foreign = any(part in section.optim for part in OPTIMIZERS)
     if (section.quantised or foreign) and find_spec("bitsandbytes") is None:
         raise DependencyError("bitsandbytes", "quantize", where=where)
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if section.torch_compile and not shutil.which(compiler):
+        raise TrainingError(
+            f"needs a C++ compiler, and there is no {compiler} on the PATH",
+            where="training.torch_compile",
+            fix="install one, name one in CXX, or set it to false",
+        )
     check_engine(section)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
     BertConfig,
     BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
     GemmaConfig,
     GemmaForCausalLM,
     GPT2Config,
@@ -22,6 +22,7 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     PhiConfig,
     PhiForCausalLM,
     Qwen2Config,
@@ -95,6 +96,15 @@ MODELS = {
     "bert": lambda: BertForMaskedLM(BertConfig(vocab_size=VOCABULARY, **TINY)),
 }
 
+# Bases that were fine-tuned before: no output has a row for a token.
+HEADED = {
+    "classifier": lambda: BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, **TINY)),
+    "tagger": lambda: BertForTokenClassification(BertConfig(vocab_size=VOCABULARY, **TINY)),
+    "llama judge": lambda: LlamaForSequenceClassification(
+        LlamaConfig(vocab_size=VOCABULARY, tie_word_embeddings=False, pad_token_id=0, **TINY)
+    ),
+}
+
 
 def make(name):
     torch.manual_seed(0)
@@ -121,8 +131,7 @@ def adapted(model, tmp_path, delta=EXTENDED, init="mean", saving=None, **options
     (tokenizer / "tokenizer.json").write_text("{}", encoding="utf-8")
     with new_folder(tmp_path / "adapted") as unfinished:
         result = write_adapted_base(base, tokenizer, delta, init, unfinished, **options)
-    kind = AutoModelForMaskedLM if isinstance(model, BertForMaskedLM) else AutoModelForCausalLM
-    new, info = kind.from_pretrained(
+    new, info = type(model).from_pretrained(
         str(tmp_path / "adapted"), dtype="auto", output_loading_info=True
     )
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -152,6 +161,23 @@ def test_kept_rows_are_identical_and_new_rows_are_means(edit, dtype, tmp_path):
 
 def test_every_model_has_its_rows_moved(model, tmp_path):
     check_rows(model, MIXED, tmp_path)
+
+
+@pytest.mark.parametrize("head", sorted(HEADED))
+def test_a_base_that_was_fine_tuned_before_keeps_its_head(head, tmp_path):
+    torch.manual_seed(0)
+    model = HEADED[head]().eval()
+    new, result = adapted(model, tmp_path, MIXED)
+    base_ids, new_ids = (torch.tensor(ids) for ids in MIXED.kept_ids)
+    rows, before = (m.get_input_embeddings().weight for m in (new, model))
+    assert torch.equal(rows[new_ids], before[base_ids])
+    for token in MIXED.added:
+        torch.testing.assert_close(rows[token.id], before[list(token.constituents)].mean(0))
+    picked = torch.randint(0, len(base_ids), (1, 9))
+    with torch.inference_mode():
+        now, then = new(new_ids[picked]).logits, model(base_ids[picked]).logits
+    torch.testing.assert_close(now, then)
+    assert result.added == len(MIXED.added)
 
 
 def check_rows(model, delta, tmp_path):

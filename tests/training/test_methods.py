@@ -321,6 +321,13 @@ def test_missing_packages_are_named_before_work(monkeypatch, pairs):
             load_for_training(pairs[True][0], torch.float32, loading, quantised)
 
 
+def test_compiling_needs_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(TrainingError, match=r"torch_compile: needs a C\+\+ compiler.*no no-such"):
+        check_section(TrainingSection(phases=[PHASE], torch_compile=True))
+    check_section(TrainingSection(phases=[PHASE]))
+
+
 # -- through the stage ------------------------------------------------------------------------
 
 
