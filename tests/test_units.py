@@ -14,9 +14,9 @@ from adapt.forecast import forecast
 from adapt.pipeline import Pipeline
 from adapt.preparation import Preparation
 from adapt.probe.benefit import WORTH, NetBenefit
-from adapt.probe.units import LOSS, Units, search, sizes
+from adapt.probe.units import LOSS, Tried, Units, search, sizes
 from adapt.recipe import load_recipe
-from adapt.vocab.budget import MOST, Point
+from adapt.vocab.budget import MOST, Point, sizes_up_to
 
 CURVE = (Point(0, 100, 0.0, 1.0), Point(125, 80, 0.2, 0.9))
 
@@ -33,15 +33,23 @@ def found(outcomes):
         asked.append(size)
         return benefit(*outcomes[size - 1])
 
-    return search(range(1, len(outcomes) + 1), of, CURVE, 50), asked
+    tried = search(range(1, len(outcomes) + 1), of)
+    return Units(tuple(Tried(*each) for each in tried.items()), CURVE, 50), asked
 
 
-@given(st.integers(0, MOST))
-def test_sizes_ascend_to_the_most_that_pays(most):
-    tried = sizes(most)
+@given(st.lists(st.floats(0.5, 1.2), max_size=16))
+def test_sizes_ascend_to_the_most_that_pays_by_tokens(costs):
+    known = sizes_up_to(MOST)[1:]
+    curve = (
+        Point(0, 100, 0.0, 1.0),
+        *(Point(n, 1, 0.0, c) for n, c in zip(known, costs, strict=False)),
+    )
+    most = min(curve, key=lambda point: (point.cost, point.new_tokens))
+    tried = sizes(curve)
     assert tried == sorted(set(tried))
-    assert tried[-1:] == ([most] if most else [])
-    assert all(size <= most for size in tried)
+    assert tried[-1:] == ([most.new_tokens] if most.cost <= 1 - WORTH else [])
+    by_size = {point.new_tokens: point for point in curve}
+    assert all(by_size[size].cost <= 1 - WORTH for size in tried)
 
 
 OUTCOMES = st.lists(st.tuples(st.floats(0, 0.5), st.floats(-0.1, 0.1)), max_size=6)
@@ -52,9 +60,8 @@ def test_the_chosen_size_pays_and_none_that_pays_is_better(outcomes):
     units, asked = found(outcomes)
     assert asked == list(range(1, len(asked) + 1))  # the smallest first, and none left out
     assert all(one.benefit.quality_loss <= LOSS for one in units.tried[:-1])  # it stops at once
-    by_size = {one.new_tokens: one for one in units.tried}
-    if units.chosen:
-        chosen = by_size[units.chosen].benefit
+    if units.best:
+        chosen = units.best.benefit
         assert chosen.net >= WORTH
         assert chosen.quality_loss <= LOSS
         assert all(one.benefit.net <= chosen.net for one in units.tried if one.pays)
@@ -65,10 +72,10 @@ def test_the_chosen_size_pays_and_none_that_pays_is_better(outcomes):
 
 def test_little_text_keeps_the_tokenizer_and_says_why():
     units, asked = found([(0.1, 0.05), (0.2, 0.0)])
-    assert (units.chosen, asked) == (0, [1])
+    assert (units.best, asked) == (None, [1])
     assert "1 units save 10.0% of the tokens, bits per byte +5.0%" in units.note
     assert "none worth it, the tokenizer is kept" in units.note
-    assert "2 chosen" in found([(0.1, 0.01), (0.2, 0.015), (0.1, 0.0)])[0].note
+    assert "2 units chosen" in found([(0.1, 0.01), (0.2, 0.015), (0.1, 0.0)])[0].note
     assert "none added" in found([])[0].note
 
 
@@ -88,7 +95,7 @@ def auto(tiny_recipe, monkeypatch):
                     real(cls, adapted, saved, before, after),
                     saved=0.3,
                     before=1.0,
-                    after=1.0 + loss(adapted.added),
+                    after=1.0 + loss(adapted),
                 )
             ),
         )
@@ -98,11 +105,11 @@ def auto(tiny_recipe, monkeypatch):
 
 
 def test_the_chosen_size_is_what_the_run_has(auto):
-    recipe = auto(lambda added: 0.01 if added < 20 else 0.05)
+    recipe = auto(lambda adapted: 0.01 if adapted.added < 20 else 0.05)
     prepared = Preparation(recipe)
     prepared.all()
     units, vocabulary = prepared.units(), prepared.vocabulary()
-    assert units.chosen == 6
+    assert (units.best.new_tokens, units.best.multiword) == (6, True)
     assert [one.new_tokens for one in units.tried][:2] == [6, 24]
     assert len(vocabulary.delta.added) == 6 == prepared.adapted_base().added
     assert vocabulary.notes[0] == units.note
@@ -119,11 +126,31 @@ def test_the_chosen_size_is_what_the_run_has(auto):
     assert record["fingerprint"] == prepared.stages.marks["embeddings"]
 
 
+def test_units_inside_words_are_tried_where_none_across_spaces_pays(auto):
+    recipe = auto(lambda adapted: 0.05 if "across" in adapted.folder.parts else 0.01)
+    prepared = Preparation(recipe)
+    units, delta = prepared.units(), prepared.vocabulary().delta
+    assert [one.multiword for one in units.tried][:2] == [True, False]
+    assert not units.best.multiword
+    assert f"{units.best.new_tokens:,} units inside words chosen" in units.note
+    tokenizer = prepared.tokenizer(prepared.workspace.tokenizer)
+    written = [tokenizer.decode([added]).strip() for added in delta.added_ids]
+    assert len(written) == units.best.new_tokens
+    assert not any(" " in unit for unit in written)
+
+
+def test_units_across_spaces_are_not_tried_where_the_recipe_forbids_them(auto):
+    recipe = auto(lambda adapted: 0.01)
+    inside = recipe.tokenizer.model_copy(update={"multiword": False})
+    prepared = Preparation(recipe.model_copy(update={"tokenizer": inside}))
+    assert {one.multiword for one in prepared.units().tried} == {False}
+
+
 def test_where_none_pays_the_run_keeps_its_tokenizer(auto):
-    recipe = auto(lambda added: 0.05, evaluation={"control": False})
+    recipe = auto(lambda adapted: 0.05, evaluation={"control": False})
     pipeline = Pipeline(recipe)
     summary = pipeline.run()
-    assert pipeline.prepared.units().chosen == 0
+    assert pipeline.prepared.units().best is None
     assert summary.vocabulary.delta.added == ()
     assert "none worth it" in summary.vocabulary.notes[0]
     base, kept = (
@@ -138,7 +165,7 @@ def test_where_none_pays_the_run_keeps_its_tokenizer(auto):
 
 
 def test_a_search_that_was_ended_goes_on_where_it_stopped(auto, monkeypatch):
-    recipe = auto(lambda added: 0.01)
+    recipe = auto(lambda adapted: 0.01)
     calls = []
     real = adapt.trials.probe
 
@@ -153,14 +180,15 @@ def test_a_search_that_was_ended_goes_on_where_it_stopped(auto, monkeypatch):
         Preparation(recipe).vocabulary()
     prepared = Preparation(recipe)
     assert prepared.workspace.finished("units", "") is None
-    assert (prepared.workspace.root / ".units" / "6" / "manifests" / "embeddings.json").is_file()
+    tried = prepared.workspace.root / ".units" / "across" / "6"
+    assert (tried / "manifests" / "embeddings.json").is_file()
     prepared.vocabulary()
     assert calls[:4] == ["base", "adapted", "base", "adapted"]
-    assert prepared.units().chosen
+    assert prepared.units().best
 
 
 def test_several_processes_are_sent_to_one(auto, monkeypatch):
-    recipe = auto(lambda added: 0.0)
+    recipe = auto(lambda adapted: 0.0)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RecipeError, match="adapt tokenizer build"):
         Preparation(recipe).vocabulary()

@@ -30,7 +30,8 @@ class TokenizerSection(Section):
         2000,
         description="Units to add; tokens. auto: sizes are tried from 125 on, each by a training "
         "of 50 steps, and the one of most net benefit on the validation side is taken, or none; "
-        "bits per byte may rise by 2 %. curve: as many as pay for themselves in tokens times "
+        "bits per byte may rise by 2 %. Units inside words are tried where none across spaces pay. "
+        "curve: as many as pay for themselves in tokens times "
         "parameters, without training.",
     )
     multiword: bool = Field(True, description="Units may cross spaces where that is proven safe.")
