@@ -31,7 +31,7 @@ ROWS = [
     ["stages"],
     ["trials"],
     ["preparation"],
-    ["check", "pipeline"],
+    ["check", "pipeline", "starter"],
     ["forecast"],
     ["cli"],
     ["__main__"],

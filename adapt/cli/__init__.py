@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from adapt.cli import classify, compare, data, export, generate, hub, report, runs, tokens
+from adapt.cli import classify, compare, data, export, generate, hub, init, report, runs, tokens
 from adapt.errors import AdaptError
 from adapt.processes import is_main
 
@@ -26,6 +26,7 @@ tokenizer_app = typer.Typer(
 )
 app.add_typer(tokenizer_app, name="tokenizer")
 
+app.command()(init.init)
 app.command()(runs.run)
 app.command()(runs.check)
 app.command()(report.report)
