@@ -26,9 +26,9 @@ def fold(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def text_digest(folded: str) -> str:
-    """A short name for a folded text, the same on every machine."""
-    return blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+def text_digest(folded: str) -> bytes:
+    """A short name (16 bytes) for a folded text, the same on every machine."""
+    return blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def valid_unicode(text: str) -> Verdict:
@@ -51,27 +51,36 @@ def long_enough(text: str, min_characters: int) -> Verdict:
 
 
 class Unseen:
-    """Refuses a text that it has been asked about before, whatever its case and white space."""
+    """Refuses a text that it has been asked about before, whatever its case and white space.
 
-    def __init__(self) -> None:
-        self._seen: set[str] = set()
+    Args:
+        seen: The digests of texts, each with its number, to which new ones are added; some 200
+            bytes a text.
+    """
+
+    def __init__(self, seen: dict[bytes, int]) -> None:
+        self._seen = seen
 
     def __call__(self, text: str) -> Verdict:
         """Judges one text and remembers it."""
-        digest = text_digest(fold(text))
-        if digest in self._seen:
+        digest, count = text_digest(fold(text)), len(self._seen)
+        if self._seen.setdefault(digest, count) < count:
             return False, "exact duplicate"
-        self._seen.add(digest)
         return True
 
 
-def filters(min_characters: int) -> tuple[Filter, ...]:
-    """Every document passes these in order; `Unseen` comes last so that it sees only good ones."""
+def filters(min_characters: int, seen: dict[bytes, int] | None = None) -> tuple[Filter, ...]:
+    """Every document passes these in order; `Unseen` comes last so that it sees only good ones.
+
+    Args:
+        min_characters: The shortest text that passes.
+        seen: For `Unseen`; None begins with nothing seen.
+    """
     return (
         valid_unicode,
         not_empty,
         partial(long_enough, min_characters=min_characters),
-        Unseen(),
+        Unseen({} if seen is None else seen),
     )
 
 

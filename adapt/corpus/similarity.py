@@ -11,116 +11,58 @@ WWW 2007. With |x| <= |y| and Jaccard >= t the overlap is at least
 
 so it shows among the first |x| - ceil(2t / (1 + t) * |x|) + 1 shingles of x and the first
 |y| - ceil(t * |y|) + 1 of y.
+
+Memory grows with the number of texts, not with their length: shingles lie in a file (`shingles`),
+and those that come first in their texts are dealt into parts by their hashes, each small enough to
+be sorted in memory. Equal shingles meet in one part, so no pair is lost.
 """
 
 from __future__ import annotations
 
-import re
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from adapt.corpus.shingles import (
+    KEY_BITS,
+    Ints,
+    Mask,
+    ShingleSets,
+    cuts,
+    distinct,
+    first_of_each,
+    pieces_of,
+    ranges,
+    room,
+    shingle_sets,
+    starts_of,
+    words_of,
+)
 from adapt.progress import watched
 
-Ints = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+__all__ = ["Ints", "Mask", "ShingleSets", "jaccard", "shingle_sets", "similar_pairs", "words_of"]
 
-# A word is a run of letters and digits; scripts written without spaces (kana, Han) count each
-# character, or a whole Chinese sentence would be one word.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W\u3040-\u9fff]+")
-_SHINGLE_WORDS = 3
-_EVENTS = 2_000_000  # candidate pairs held at a time; some 100 MB
-_VERIFIED_SHINGLES = 4_000_000  # shingles of candidate pairs compared at a time; some 100 MB
+_PART = 2**20  # shingles sorted at a time; some 60 MB
+_MOST_PARTS = 2**16
+_BUCKET_BITS = 31  # with 32 for the text's place it makes a positive int64
+_EVENTS = 1_000_000  # candidate pairs held at a time; some 50 MB
+_VERIFIED_SHINGLES = 1_000_000  # shingles of candidate pairs compared at a time; some 50 MB
+_CROWD = 16  # texts that share a shingle: one is compared with the others before all are
 _SLACK = 1e-9  # keeps ceil() of a product of floats from rounding a whole number up
 
-
-@dataclass(frozen=True)
-class ShingleSets:
-    """The distinct word trigrams of texts, as numbers: the smaller, the rarer.
-
-    Attributes:
-        starts: (texts + 1,) where each text's shingles begin in `shingles`; every text has one.
-        shingles: (sum of set sizes,) each text's shingles in rising order.
-    """
-
-    starts: Ints
-    shingles: Ints
-
-    @property
-    def sizes(self) -> Ints:
-        """(texts,) distinct shingles of each text."""
-        return np.diff(self.starts)
-
-    def head(self, count: int) -> ShingleSets:
-        """The first `count` texts."""
-        return ShingleSets(self.starts[: count + 1], self.shingles[: self.starts[count]])
-
-    def take(self, texts: Ints) -> ShingleSets:
-        """The given texts, in the given order."""
-        sizes = self.sizes[texts]
-        return ShingleSets(_starts(sizes), self.shingles[_ranges(self.starts[texts], sizes)])
+Wanted = Callable[[Ints, Ints], Mask]
 
 
-def words_of(folded: str) -> list[str]:
-    """The words that shingles are made of, without punctuation."""
-    return _WORD.findall(folded)
-
-
-def shingle_sets(folded: Sequence[str]) -> ShingleSets:
-    """Numbers the distinct word trigrams of texts.
-
-    A text of fewer than three words is one shingle, all of it.
-
-    Args:
-        folded: Texts as `clean.fold` leaves them.
-    """
-    vocabulary: dict[str, int] = {}
-    short: dict[str, int] = {}
-    short_texts, short_shingles = array("q"), array("q")
-    flat, lengths = array("q"), array("q")
-    for text_number, text in enumerate(watched(folded, "Comparing texts")):
-        words = words_of(text)
-        if len(words) < _SHINGLE_WORDS:
-            short_texts.append(text_number)
-            short_shingles.append(short.setdefault(" ".join(words) or text, len(short)))
-            words = []
-        flat.extend([vocabulary.setdefault(word, len(vocabulary)) for word in words])
-        lengths.append(len(words))
-    texts, shingles = _trigrams(_ints(flat), _ints(lengths), len(vocabulary))
-    trigrams = int(shingles.max(initial=-1)) + 1
-    texts = np.concatenate([texts, _ints(short_texts)])
-    shingles = np.concatenate([shingles, _ints(short_shingles) + trigrams])
-    return _rarest_first(texts, shingles, len(folded), trigrams + len(short))
-
-
-def _trigrams(words: Ints, lengths: Ints, vocabulary: int) -> tuple[Ints, Ints]:
-    """The text and the number of every trigram, equal trigrams having equal numbers."""
-    if len(words) < _SHINGLE_WORDS:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    texts = np.repeat(np.arange(len(lengths)), lengths)
-    # Numbering pairs first keeps the products below 2**63 and so free of collisions.
-    pairs = np.unique(words[:-1] * vocabulary + words[1:], return_inverse=True)[1]
-    inside = texts[:-2] == texts[2:]
-    keys = (pairs[:-1] * vocabulary + words[2:])[inside]
-    return texts[:-2][inside], np.unique(keys, return_inverse=True)[1].astype(np.int64)
-
-
-def _rarest_first(texts: Ints, shingles: Ints, count: int, kinds: int) -> ShingleSets:
-    distinct = _distinct(texts * kinds + shingles)
-    texts, shingles = distinct // max(kinds, 1), distinct % max(kinds, 1)
-    rank = np.empty(kinds, np.int64)
-    rank[np.argsort(np.bincount(shingles, minlength=kinds), kind="stable")] = np.arange(kinds)
-    ordered = np.sort(texts * kinds + rank[shingles])
-    sizes = np.bincount(texts, minlength=count)
-    return ShingleSets(_starts(sizes), ordered % max(kinds, 1))
+def _never(texts: Ints, centres: Ints) -> Mask:
+    unsettled: Mask = np.zeros(len(texts), np.bool_)
+    return unsettled
 
 
 def similar_pairs(
-    sets: ShingleSets, threshold: float, wanted: Callable[[Ints, Ints], Mask]
+    sets: ShingleSets, threshold: float, wanted: Wanted, settled: Wanted = _never
 ) -> Iterator[tuple[Ints, Ints]]:
     """Yields every wanted pair of texts with Jaccard similarity >= threshold, in batches.
 
@@ -129,115 +71,249 @@ def similar_pairs(
         threshold: In (0, 1].
         wanted: Which pairs are still of interest, asked with two arrays of text numbers; it may
             change its mind from batch to batch, which spares the work on what is settled.
+        settled: Of texts, each given with a centre: those that are of no interest any more as a
+            pair with each other, if settled by the same centre. The centre is the first of many
+            texts that share a shingle. Keeps ten thousand copies of a page from being ten
+            thousand times as much work as one.
 
     Yields:
         Two arrays of text numbers, pair by pair; the smaller number first.
+
+    Raises:
+        OSError: The disk is full.
     """
-    by_size = np.argsort(sets.sizes, kind="stable")
-    ordered = sets.take(by_size)
-    for left, right in _candidates(ordered, threshold):
-        first, second = by_size[left], by_size[right]
-        pairs = _distinct(np.minimum(first, second) * len(by_size) + np.maximum(first, second))
-        pairs = pairs[wanted(pairs // len(by_size), pairs % len(by_size))]
-        for batch in _batches(sets, pairs, len(by_size)):
-            first, second = batch // len(by_size), batch % len(by_size)
-            still = wanted(first, second)
-            first, second = first[still], second[still]
-            similar = jaccard(sets, first, second) >= threshold
-            if similar.any():
-                yield first[similar], second[similar]
+    texts = _Ordered.of(sets, threshold)
+    for part in watched(_parts(sets, texts), "Comparing texts"):
+        for events in (_stars(part, texts), _others(part, texts, settled)):
+            for one, other in events:
+                yield from _verified(sets, threshold, wanted, texts, part, one, other)
 
 
 def jaccard(sets: ShingleSets, left: Ints, right: Ints) -> npt.NDArray[np.float64]:
     """(pairs,) shared shingles of each pair over all shingles of the pair."""
-    kinds = int(sets.shingles.max(initial=0)) + 1
-    sizes_left, sizes_right = sets.sizes[left], sets.sizes[right]
-    number = np.arange(len(left))
+    # The pair's number, and below it as many bits of the shingle as there is room for. What is cut
+    # off may make two shingles one, which counts one too many, never one too few.
+    free = 63 - max(len(left) - 1, 0).bit_length()
+    cut = max(KEY_BITS - free, 0)
+    sizes_left, sizes_right = sets.sizes_of(left), sets.sizes_of(right)
+    number = np.arange(len(left)) << (KEY_BITS - cut)
     keys = np.concatenate(
         [
-            np.repeat(number, sizes) * kinds + sets.shingles[_ranges(sets.starts[texts], sizes)]
+            np.repeat(number, sizes) | (sets.shingles[ranges(sets.starts[texts], sizes)] >> cut)
             for texts, sizes in ((left, sizes_left), (right, sizes_right))
         ]
     )
     keys.sort(kind="stable")  # two rising runs: a merge
     twice = keys[1:][keys[1:] == keys[:-1]]
-    shared = np.bincount(twice // kinds, minlength=len(left))
+    shared = np.bincount(twice >> (KEY_BITS - cut), minlength=len(left))
     result: npt.NDArray[np.float64] = shared / (sizes_left + sizes_right - shared)
     return result
 
 
-def _candidates(sets: ShingleSets, threshold: float) -> Iterator[tuple[Ints, Ints]]:
-    """Pairs that share a rare shingle; `sets` come smallest first. May repeat a pair."""
-    sizes, count = sets.sizes, len(sets.sizes)
-    owners = np.repeat(np.arange(count), sizes)
-    positions = np.arange(len(sets.shingles)) - sets.starts[owners]
-    keys = sets.shingles * count + owners
-    probed = np.flatnonzero(positions <= (sizes - _ceil(threshold * sizes))[owners])
-    indexed = np.flatnonzero(
-        positions <= (sizes - _ceil(2 * threshold / (1 + threshold) * sizes))[owners]
+@dataclass(frozen=True)
+class _Ordered:
+    """Texts by the number of their shingles, smallest first; their places in that order.
+
+    Attributes:
+        threshold: The similarity sought.
+        numbers: (texts,) the number of the text in each place.
+        places: (texts,) the place of each text.
+        sizes: (texts,) shingles of the text in each place.
+        probed: (texts,) how many first shingles of a text, by its number, may meet another's.
+        indexed: (texts,) the same by place, where the other is no smaller.
+        largest: (texts,) the last place whose text is not too large for the text in each place.
+    """
+
+    threshold: float
+    numbers: Ints
+    places: Ints
+    sizes: Ints
+    probed: Ints
+    indexed: Ints
+    largest: Ints
+
+    @classmethod
+    def of(cls, sets: ShingleSets, threshold: float) -> _Ordered:
+        sizes = sets.sizes
+        numbers = np.argsort(sizes, kind="stable")
+        places = np.empty(len(sizes), np.int64)
+        places[numbers] = np.arange(len(sizes))
+        rising = sizes[numbers]
+        return cls(
+            threshold,
+            numbers,
+            places,
+            rising,
+            sizes - _ceil(threshold * sizes) + 1,
+            rising - _ceil(2 * threshold / (1 + threshold) * rising) + 1,
+            np.searchsorted(rising, rising / threshold + _SLACK, side="right") - 1,
+        )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """First shingles of texts whose hashes fall into one part, sorted by bucket, then by place.
+
+    A bucket holds those of one hash; of two, seldom, which costs a comparison and no pair.
+
+    Attributes:
+        codes: (shingles,) the bucket, and in the lower 32 bits the place of the text.
+        positions: (shingles,) how many shingles of the text come before.
+    """
+
+    codes: Ints
+    positions: npt.NDArray[np.int32]
+
+    @property
+    def places(self) -> Ints:
+        """(shingles,) the place of each one's text among the texts."""
+        return self.codes & 0xFFFFFFFF
+
+
+# -- parts ------------------------------------------------------------------------------------
+
+
+def _parts(sets: ShingleSets, texts: _Ordered) -> Iterator[_Part]:
+    total = int(texts.probed.sum())
+    bits = min(total // _PART, _MOST_PARTS - 1).bit_length()
+    sizes = np.zeros(2**bits, np.int64)
+    for part, _, _ in _entries(sets, texts, bits):
+        sizes += np.bincount(part, minlength=len(sizes))
+    folder = sets.folder if bits else None
+    starts = starts_of(sizes)
+    codes, positions = room(total, np.int64, folder), room(total, np.int32, folder)
+    filled = starts[:-1].copy()
+    for part, code, position in _entries(sets, texts, bits):
+        order = np.argsort(part, kind="stable")
+        code, position = code[order], position[order]
+        bounds = starts_of(np.bincount(part, minlength=len(sizes)))
+        for i in np.flatnonzero(np.diff(bounds)).tolist():
+            here = slice(bounds[i], bounds[i + 1])
+            there = slice(filled[i], filled[i] + bounds[i + 1] - bounds[i])
+            codes[there], positions[there] = code[here], position[here]
+            filled[i] = there.stop
+    for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        order = np.argsort(codes[start:stop])
+        yield _Part(codes[start:stop][order], positions[start:stop][order])
+
+
+def _entries(
+    sets: ShingleSets, texts: _Ordered, bits: int
+) -> Iterator[tuple[npt.NDArray[np.uint16], Ints, npt.NDArray[np.int32]]]:
+    """First shingles of texts, by pieces: part, code (as of `_Part`) and position."""
+    for start, stop in pieces_of(sets):
+        first, most = sets.starts[start], texts.probed[start:stop]
+        shingles = sets.shingles[first : sets.starts[stop]]
+        hashes = shingles[ranges(sets.starts[start:stop] - first, most)]
+        buckets = hashes >> bits & (2**_BUCKET_BITS - 1)
+        yield (
+            (hashes & (2**bits - 1)).astype(np.uint16),
+            buckets << 32 | np.repeat(texts.places[start:stop], most),
+            ranges(np.zeros(len(most), np.int64), most).astype(np.int32),
+        )
+
+
+# -- candidates -------------------------------------------------------------------------------
+
+
+def _stars(part: _Part, texts: _Ordered) -> Iterator[tuple[Ints, Ints]]:
+    """Of each crowd its first text with every other; entries of the part, the smaller first."""
+    crowded, centres = _crowds(part, texts)
+    for start in range(0, len(crowded), _EVENTS):
+        some, centre = crowded[start : start + _EVENTS], centres[start : start + _EVENTS]
+        yield np.minimum(some, centre), np.maximum(some, centre)
+
+
+def _crowds(part: _Part, texts: _Ordered) -> tuple[Ints, Ints]:
+    """Entries in buckets of many, and for each the entry of the text that was read first."""
+    buckets = part.codes >> 32
+    sizes = np.diff(np.append(np.flatnonzero(first_of_each(buckets)), len(buckets)))
+    entries = np.flatnonzero(np.repeat(sizes >= _CROWD, sizes))
+    if not len(entries):
+        return entries, entries
+    sizes = sizes[sizes >= _CROWD]
+    starts = starts_of(sizes)[:-1]
+    numbers = texts.numbers[part.places[entries]]
+    first = numbers == np.repeat(np.minimum.reduceat(numbers, starts), sizes)
+    centres = np.maximum.reduceat(np.where(first, entries, -1), starts)
+    return entries, np.repeat(centres, sizes)
+
+
+def _others(part: _Part, texts: _Ordered, settled: Wanted) -> Iterator[tuple[Ints, Ints]]:
+    """All pairs of entries that share a bucket, but for those of two settled texts."""
+    closed = np.zeros(len(part.codes), np.bool_)
+    crowded, centres = _crowds(part, texts)
+    numbers = texts.numbers[part.places]
+    closed[crowded] = settled(numbers[crowded], numbers[centres])
+    indexed = part.positions < texts.indexed[part.places]
+    buckets = part.codes >> 32 << 32
+    entries = np.arange(len(part.codes))
+    # Each open one with all that are larger, then with closed ones that are smaller.
+    small = np.flatnonzero(indexed & ~closed)
+    most = np.searchsorted(
+        part.codes, buckets[small] | texts.largest[part.places[small]], side="right"
     )
-    probed = probed[np.argsort(keys[probed])]
-    indexed = indexed[np.argsort(keys[indexed])]
-    largest = np.searchsorted(sizes, sizes / threshold + _SLACK, side="right") - 1
-    lowest = np.searchsorted(keys[probed], keys[indexed], side="right")
-    highest = np.searchsorted(
-        keys[probed],
-        sets.shingles[indexed] * count + largest[owners[indexed]],
-        side="right",
-    )
-    partners = highest - lowest
-    indexed, lowest, partners = (a[partners > 0] for a in (indexed, lowest, partners))
-    for start, stop in _cuts(partners, _EVENTS):
-        here = partners[start:stop]
-        one = np.repeat(indexed[start:stop], here)
-        other = probed[_ranges(lowest[start:stop], here)]
-        left, right = owners[one], owners[other]
-        # What can still be shared from these positions on, against what must be.
-        rest = np.minimum(sizes[left] - positions[one], sizes[right] - positions[other])
-        enough = rest >= _ceil(threshold / (1 + threshold) * (sizes[left] + sizes[right]))
-        if enough.any():
-            yield left[enough], right[enough]
+    yield from _expanded(small, entries, small + 1, most)
+    if closed.any():
+        smaller, large = np.flatnonzero(indexed & closed), np.flatnonzero(~closed)
+        codes = part.codes[smaller]
+        yield from (
+            (one, other)
+            for other, one in _expanded(
+                large,
+                smaller,
+                np.searchsorted(codes, buckets[large]),
+                np.searchsorted(codes, part.codes[large]),
+            )
+        )
 
 
-def _batches(sets: ShingleSets, pairs: Ints, count: int) -> Iterator[Ints]:
-    work = sets.sizes[pairs // count] + sets.sizes[pairs % count]
-    for start, stop in _cuts(work, _VERIFIED_SHINGLES):
-        yield pairs[start:stop]
+def _expanded(ones: Ints, others: Ints, starts: Ints, stops: Ints) -> Iterator[tuple[Ints, Ints]]:
+    """Each one with others[start:stop]."""
+    some = stops > starts
+    ones, starts, counts = ones[some], starts[some], (stops - starts)[some]
+    for begin, end in cuts(counts, _EVENTS):
+        here = counts[begin:end]
+        yield np.repeat(ones[begin:end], here), others[ranges(starts[begin:end], here)]
 
 
-def _cuts(work: Ints, most: int) -> Iterator[tuple[int, int]]:
-    """Cuts a row of costs into pieces of about `most`, each of at least one element."""
-    total = np.cumsum(work)
-    start = 0
-    while start < len(work):
-        done = total[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(total, done + most, side="right")))
-        yield start, stop
-        start = stop
+def _verified(
+    sets: ShingleSets,
+    threshold: float,
+    wanted: Wanted,
+    texts: _Ordered,
+    part: _Part,
+    one: Ints,
+    other: Ints,
+) -> Iterator[tuple[Ints, Ints]]:
+    """The similar pairs among pairs of entries, the first of each with the smaller text."""
+    pairs = _possible(part, texts, one, other)
+    count = len(texts.sizes)
+    pairs = pairs[wanted(pairs // count, pairs % count)]
+    work = sets.sizes_of(pairs // count) + sets.sizes_of(pairs % count)
+    for start, stop in cuts(work, _VERIFIED_SHINGLES):
+        left, right = pairs[start:stop] // count, pairs[start:stop] % count
+        still = wanted(left, right)
+        left, right = left[still], right[still]
+        similar = jaccard(sets, left, right) >= threshold
+        if similar.any():
+            yield left[similar], right[similar]
 
 
-def _distinct(values: Ints) -> Ints:
-    # np.unique hashes whole numbers since numpy 2.3; sorting millions of them is four times faster.
-    values = np.sort(values)
-    new = np.ones(len(values), np.bool_)
-    new[1:] = values[1:] != values[:-1]
-    distinct: Ints = values[new]
-    return distinct
+def _possible(part: _Part, texts: _Ordered, one: Ints, other: Ints) -> Ints:
+    """Pairs that may be similar, as smaller number x texts + larger number; each once."""
+    left, right = part.codes[one] & 0xFFFFFFFF, part.codes[other] & 0xFFFFFFFF
+    before, after = part.positions[one], part.positions[other]
+    sizes_left, sizes_right = texts.sizes[left], texts.sizes[right]
+    # What can still be shared from these positions on, against what must be.
+    rest = np.minimum(sizes_left - before, sizes_right - after)
+    share = texts.threshold / (1 + texts.threshold)
+    possible = rest >= _ceil(share * (sizes_left + sizes_right))
+    possible &= (left < right) & (right <= texts.largest[left]) & (before < texts.indexed[left])
+    first, second = texts.numbers[left[possible]], texts.numbers[right[possible]]
+    return distinct(np.minimum(first, second) * len(texts.sizes) + np.maximum(first, second))
 
 
 def _ceil(values: npt.NDArray[np.floating[Any]]) -> Ints:
     whole: Ints = np.ceil(values - _SLACK).astype(np.int64)
     return whole
-
-
-def _ints(values: array[int]) -> Ints:
-    return np.array(values, dtype=np.int64)
-
-
-def _starts(sizes: Ints) -> Ints:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-
-
-def _ranges(starts: Ints, sizes: Ints) -> Ints:
-    """start, start + 1, ... of each start, `size` of them, in one row."""
-    return np.repeat(starts - _starts(sizes)[:-1], sizes) + np.arange(int(sizes.sum()))

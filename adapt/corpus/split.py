@@ -9,14 +9,15 @@ from typing import Literal
 import numpy as np
 
 from adapt.corpus.clean import text_digest
-from adapt.corpus.similarity import Ints, Mask, ShingleSets, similar_pairs
+from adapt.corpus.shingles import Ints, Mask, ShingleSets, first_of_each
+from adapt.corpus.similarity import similar_pairs
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 def sides(
-    folded: Sequence[str],
+    texts: Sequence[str] | Sequence[bytes],
     sets: ShingleSets,
     *,
     seed: int,
@@ -30,27 +31,29 @@ def sides(
     >= leak_threshold with a text of another.
 
     Args:
-        folded: Distinct texts as `clean.fold` leaves them.
+        texts: Distinct texts as `clean.fold` leaves them, or their `clean.text_digest`s.
         sets: Their shingles.
         seed: Another seed is another split.
         test_fraction: Share of clusters for the test side.
         validation_fraction: Share of clusters for the validation side.
         leak_threshold: Word-trigram Jaccard similarity that joins two texts.
     """
-    digests = [text_digest(text) for text in folded]
-    smallest: dict[int, str] = {}
-    labels = clusters(sets, leak_threshold).tolist()
-    for label, digest in zip(labels, digests, strict=True):
-        smallest[label] = min(digest, smallest.get(label, digest))
-    side = {
-        label: _side(seed, digest, test_fraction, validation_fraction)
-        for label, digest in smallest.items()
-    }
-    return [side[label] for label in labels]
+    labels = clusters(sets, leak_threshold)
+    digests = np.frombuffer(
+        b"".join(text if isinstance(text, bytes) else text_digest(text) for text in texts), ">u8"
+    ).reshape(-1, 2)
+    order = np.lexsort((digests[:, 1], digests[:, 0], labels))
+    smallest = order[first_of_each(labels[order])]
+    side = np.zeros(len(labels), np.uint8)
+    side[labels[smallest]] = [
+        SPLITS.index(_side(seed, digests[i].tobytes(), test_fraction, validation_fraction))
+        for i in smallest.tolist()
+    ]
+    return [SPLITS[i] for i in side[labels].tolist()]
 
 
-def _side(seed: int, digest: str, test_fraction: float, validation_fraction: float) -> Split:
-    draw = blake2b(f"{seed}:{digest}".encode(), digest_size=8).digest()
+def _side(seed: int, digest: bytes, test_fraction: float, validation_fraction: float) -> Split:
+    draw = blake2b(f"{seed}:{digest.hex()}".encode(), digest_size=8).digest()
     share = int.from_bytes(draw) / 2**64
     if share < test_fraction:
         return "test"
@@ -65,7 +68,10 @@ def clusters(sets: ShingleSets, threshold: float) -> Ints:
         differ: Mask = labels[left] != labels[right]
         return differ
 
-    for left, right in similar_pairs(sets, threshold, apart):
+    def joined(texts: Ints, centres: Ints) -> Mask:
+        return ~apart(texts, centres)
+
+    for left, right in similar_pairs(sets, threshold, apart, joined):
         _join(labels, left, right)
     return labels
 
@@ -96,7 +102,10 @@ def later_near_duplicates(sets: ShingleSets, threshold: float) -> Mask:
         fresh: Mask = ~repeated[right]
         return fresh
 
-    for _, right in similar_pairs(sets, threshold, new):
+    def known(texts: Ints, centres: Ints) -> Mask:
+        return repeated[texts]
+
+    for _, right in similar_pairs(sets, threshold, new, known):
         repeated[right] = True
     return repeated
 
@@ -111,6 +120,9 @@ def similar_to_first(sets: ShingleSets, first: int, threshold: float) -> Mask:
     def across(left: Ints, right: Ints) -> Mask:
         return (left < first) & (right >= first) & ~found[right]
 
-    for _, right in similar_pairs(sets, threshold, across):
+    def known(texts: Ints, centres: Ints) -> Mask:
+        return (texts < first) | found[texts]
+
+    for _, right in similar_pairs(sets, threshold, across, known):
         found[right] = True
     return found[first:]

@@ -1,5 +1,6 @@
 """The stage: one split over corpus and tasks, everything counted, nothing half-done on disk."""
 
+import errno
 import json
 import random
 from itertools import product
@@ -10,7 +11,7 @@ import pytest
 from adapt.corpus import SPLITS, build_corpus, open_corpus
 from adapt.corpus.clean import fold
 from adapt.corpus.similarity import words_of
-from adapt.errors import AdaptError, DataError
+from adapt.errors import AdaptError, DataError, WorkspaceError
 from adapt.recipe.evaluation import ClassificationTask, GenerationTask
 from adapt.recipe.sources import CorpusSection
 
@@ -76,6 +77,19 @@ def texts_by_split(corpus) -> dict[str, list[str]]:
     }
 
 
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """As for text larger than memory: little is held at a time, the rest lies in files."""
+    for name in ("similarity._PART", "similarity._EVENTS", "similarity._VERIFIED_SHINGLES"):
+        monkeypatch.setattr(f"adapt.corpus.{name}", 50)
+    monkeypatch.setattr("adapt.corpus.shingles._PIECE", 200)
+
+
+def files_of(folder: str) -> dict[Path, bytes]:
+    found = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in found}
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("near_duplicate", [None, 0.6])
 def test_no_text_of_any_file_leaks(glossary, seed, near_duplicate):
@@ -121,11 +135,42 @@ def test_order_of_input_does_not_move_a_text(glossary, write_rows):
 def test_same_seed_same_bytes_other_seed_other_split(glossary):
     def files(seed, folder):
         build_corpus(section("corpus.jsonl"), [LABEL, DEFINE], seed, Path(folder))
-        found = sorted(p for p in Path(folder).rglob("*") if p.is_file())
-        return {p.relative_to(folder): p.read_bytes() for p in found}
+        return files_of(folder)
 
     assert files(0, "one") == files(0, "two")
     assert files(0, "one") != files(1, "three")
+
+
+def test_text_larger_than_memory_gives_the_same_bytes(glossary, write_rows, request):
+    general = [{"text": text} for text in [definitions()[1] + "!", *(f"news {i}" for i in "abcde")]]
+    write_rows("news.jsonl", general)
+    some = section("corpus.jsonl", near_duplicate=0.6, general=[{"path": "news.jsonl"}])
+    build_corpus(some, [LABEL, DEFINE], 0, Path("one"))
+    request.getfixturevalue("small_pieces")
+    build_corpus(some, [LABEL, DEFINE], 0, Path("two"))
+    assert files_of("one") == files_of("two")
+    assert set(files_of("one")) == {
+        Path("statistics.json"),
+        *(Path(f"{name}.jsonl") for name in (*SPLITS, "general", "general_sample")),
+        *(Path(f"tasks/{task}/{split}.jsonl") for task in ("label", "define") for split in SPLITS),
+    }
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "message"),
+    [(errno.ENOSPC, WorkspaceError, "out: the disk is full"), (errno.EIO, OSError, "broken")],
+)
+@pytest.mark.parametrize("call", ["add", "deal"])
+def test_a_crash_leaves_nothing(glossary, monkeypatch, call, number, error, message):
+    before = set(Path().iterdir())
+
+    def fail(*arguments):
+        raise OSError(number, "broken")
+
+    monkeypatch.setattr(f"adapt.corpus.spool.Spool.{call}", fail)
+    with pytest.raises(error, match=message):
+        build_corpus(section("corpus.jsonl"), [LABEL], 0, Path("out"))
+    assert set(Path().iterdir()) == before
 
 
 def test_every_drop_is_counted(glossary, write_rows):

@@ -1,14 +1,17 @@
 """Similarity and split against brute force: exact pairs, no leak, no matter of order."""
 
+from contextlib import contextmanager
 from itertools import combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adapt.corpus.clean import fold
-from adapt.corpus.similarity import jaccard, shingle_sets, similar_pairs, words_of
+from adapt.corpus.similarity import ShingleSets, jaccard, shingle_sets, similar_pairs, words_of
 from adapt.corpus.split import clusters, later_near_duplicates, sides, similar_to_first
 
 # Few words, so that random texts resemble each other; templates, as real glossaries have them.
@@ -20,6 +23,35 @@ TEXT = st.one_of(
 )
 TEXTS = st.lists(TEXT, max_size=25).map(lambda texts: list(dict.fromkeys(map(fold, texts))))
 THRESHOLD = st.sampled_from([0.1, 0.3, 1 / 3, 0.5, 0.6, 2 / 3, 0.8, 1.0])
+
+
+# Any characters, for what is a word; and a few, so that such texts share some.
+ANY_TEXT = st.text(max_size=20) | st.lists(
+    st.sampled_from(["心", "臟", "a", "bé", " ", "-", "々", "ー", "\uf900", "ｱ9", "\ud800"]),
+    max_size=12,
+).map("".join)
+ANY_TEXTS = st.lists(ANY_TEXT.map(fold), min_size=2, max_size=8)
+
+
+# Sets of few shingles, so that many texts share one and chains of similar texts are common.
+SETS = st.lists(st.frozensets(st.integers(0, 30), min_size=1, max_size=15), max_size=20)
+SHARED = [*range(6)]
+CHAIN = [
+    frozenset([*SHARED, *range(10, 19)]),
+    frozenset([*SHARED, *range(10, 14), *range(20, 25)]),
+    frozenset([*SHARED, *range(20, 29)]),
+]
+
+
+@contextmanager
+def small_pieces():
+    """As for text larger than memory: in files, with all that is held at a time a few numbers."""
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        for name, size in (("_PART", 4), ("_EVENTS", 3), ("_VERIFIED_SHINGLES", 5), ("_CROWD", 3)):
+            patch.setattr(f"adapt.corpus.similarity.{name}", size)
+        patch.setattr("adapt.corpus.shingles._PIECE", 64)
+        patch.setattr("adapt.corpus.shingles._MOST_CELLS", 8)
+        yield lambda texts: shingle_sets(texts, Path(folder))
 
 
 def trigrams(text: str) -> set:
@@ -40,6 +72,19 @@ def similar(texts: list[str], threshold: float) -> set[tuple[int, int]]:
         for i, j in combinations(range(len(texts)), 2)
         if similarity(texts[i], texts[j]) >= threshold
     }
+
+
+def chained(count: int, pairs: set[tuple[int, int]]) -> set[frozenset[int]]:
+    """The parts that chains of pairs join."""
+    joined = {i: frozenset([i]) for i in range(count)}
+    for i, j in pairs:
+        both = joined[i] | joined[j]
+        joined.update(dict.fromkeys(both, both))
+    return set(joined.values())
+
+
+def parted(labels: np.ndarray) -> set[frozenset[int]]:
+    return {frozenset(np.flatnonzero(labels == label).tolist()) for label in labels}
 
 
 def split(texts, seed=0, test=0.3, validation=0.2, threshold=0.5):
@@ -78,7 +123,7 @@ def test_pairs_are_exactly_those_of_brute_force(texts, threshold):
     assert set(found) == similar(texts, threshold)
 
 
-@given(TEXTS.filter(lambda texts: len(texts) > 1))
+@given(ANY_TEXTS | TEXTS.filter(lambda texts: len(texts) > 1))
 def test_jaccard(texts):
     i, j = (np.array(side) for side in zip(*combinations(range(len(texts)), 2), strict=True))
     expected = [similarity(texts[a], texts[b]) for a, b in zip(i, j, strict=True)]
@@ -86,13 +131,60 @@ def test_jaccard(texts):
 
 
 @given(TEXTS, THRESHOLD)
-def test_small_pieces_give_the_same_pairs(texts, threshold):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("adapt.corpus.similarity._EVENTS", 3)
-        patch.setattr("adapt.corpus.similarity._VERIFIED_SHINGLES", 5)
-        labels = clusters(shingle_sets(texts), threshold)
-    assert labels.tolist() == clusters(shingle_sets(texts), threshold).tolist()
-    assert all(labels[i] == labels[j] for i, j in similar(texts, threshold))
+def test_files_and_small_pieces_give_the_same_pairs(texts, threshold):
+    with small_pieces() as sets_of:
+        sets = sets_of(texts)
+        found = set()
+        for left, right in similar_pairs(sets, threshold, lambda one, other: one < other):
+            found |= set(zip(left.tolist(), right.tolist(), strict=True))
+    assert found == similar(texts, threshold)
+
+
+@given(SETS, THRESHOLD, st.integers(0, 20))
+@example(CHAIN, 0.5, 1)
+@example([*CHAIN[:2], frozenset([*SHARED, 29]), CHAIN[2]], 0.5, 2)
+def test_what_is_settled_in_a_crowd_changes_nothing(texts, threshold, first):
+    first = min(first, len(texts))
+    sizes = [len(one) for one in texts]
+    sets = ShingleSets(
+        np.cumsum([0, *sizes]), np.array([i for one in texts for i in sorted(one)], dtype=np.int64)
+    )
+    pairs = {
+        (i, j)
+        for i, j in combinations(range(len(texts)), 2)
+        if len(texts[i] & texts[j]) / len(texts[i] | texts[j]) >= threshold
+    }
+    with small_pieces():
+        labels = clusters(sets, threshold)
+        repeated = later_near_duplicates(sets, threshold)
+        echoes = similar_to_first(sets, first, threshold)
+    assert parted(labels) == chained(len(texts), pairs)
+    assert set(np.flatnonzero(repeated).tolist()) == {j for _, j in pairs}
+    echoed = {j - first for i, j in pairs if i < first <= j}
+    assert set(np.flatnonzero(echoes).tolist()) == echoed
+
+
+@given(TEXTS, THRESHOLD)
+def test_clusters_are_chains_of_similar_texts(texts, threshold):
+    labels = clusters(shingle_sets(texts), threshold)
+    assert parted(labels) == chained(len(texts), similar(texts, threshold))
+
+
+def test_a_crowd_of_copies_is_no_more_work_than_its_texts(monkeypatch):
+    """Each is compared with the first one, not with every other."""
+    page = " ".join(f"word{i}" for i in range(60))
+    texts = [f"{page} copy {i}" for i in range(1_000)]
+    compared = []
+
+    def counted(sets, left, right):
+        compared.append(len(left))
+        return jaccard(sets, left, right)
+
+    monkeypatch.setattr("adapt.corpus.similarity.jaccard", counted)
+    sets = shingle_sets(texts)
+    assert len(set(clusters(sets, 0.5).tolist())) == 1
+    assert sum(later_near_duplicates(sets, 0.8)) == 999
+    assert sum(compared) <= 2 * len(texts)
 
 
 @given(TEXTS, THRESHOLD)
