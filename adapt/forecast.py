@@ -110,6 +110,7 @@ def forecast(recipe: Recipe, *, steps: int | None = None) -> Forecast:
     else:
         measured = [probe(after, steps=steps or TIMED)]
     shapes = _shapes(recipe, corpus, after, before, cache)
+    lines = _training_lines(recipe, measured, shapes)
     found = Forecast(
         (
             Line(
@@ -117,7 +118,8 @@ def forecast(recipe: Recipe, *, steps: int | None = None) -> Forecast:
                 sum(prepared.stages.seconds.values()),
                 "done, and kept",
             ),
-            *_training_lines(recipe, measured, shapes),
+            *lines,
+            *_same_time(recipe, lines),
             _evaluation_line(recipe, measured),
         ),
         _memory(measured, shapes),
@@ -168,6 +170,14 @@ def _training_lines(
             lines.append(Line(f"{name}: {phase.name}", probe.seconds_of(shape), how))
         lines.append(Line(f"{name}: loading and saving", probe.overhead_seconds, "as in the probe"))
     return lines
+
+
+def _same_time(recipe: Recipe, lines: Sequence[Line]) -> list[Line]:
+    """The control that trains for as long as the adapted model, with what that takes besides."""
+    if not recipe.evaluation.times_control:
+        return []
+    seconds = sum(line.seconds for line in lines if line.part.startswith("adapted: "))
+    return [Line("control-time: training", seconds, "as long as the adapted model")]
 
 
 def _evaluation_line(recipe: Recipe, measured: Sequence[Measured]) -> Line:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt import bases, fertility
-from adapt.evaluation.result import ModelScores, SpeedScores
+from adapt.evaluation.result import SAME_TIME, ModelScores, SpeedScores
 from adapt.preparation import Preparation, identity
-from adapt.processes import Processes, is_main, use_all_cores
+from adapt.processes import Processes, is_main, of_main, use_all_cores
 from adapt.recipe import Recipe, dump_recipe
-from adapt.recipe.evaluation import SCORING_KEYS
+from adapt.recipe.evaluation import MODEL_KEYS, SCORING_KEYS
 from adapt.stages import once
 from adapt.training.result import Trained
 from adapt.vocab import OUTPUT
@@ -24,10 +24,14 @@ from adapt.workspace import fingerprint, versions, write_json
 
 if TYPE_CHECKING:
     from adapt.publish.settings import AdapterSettings
+    from adapt.recipe.evaluation import EvaluationSection
     from adapt.reporting.summary import Summary
     from adapt.training.tracking import Tracking
 
 logger = logging.getLogger("adapt")
+
+# Within this share of each other two trainings count as equally long.
+_AS_LONG = 0.01
 
 
 class Pipeline:
@@ -51,8 +55,7 @@ class Pipeline:
         use_all_cores()
         processes.main_first(self.prepared.all)
         self.adapter()
-        if self.recipe.evaluation.control:
-            self.control()
+        self.controls()
         if not processes.leave():
             return None
         summary = self.summary()
@@ -72,16 +75,44 @@ class Pipeline:
         if vocabulary.delta.moves_ids or adapted.untied:
             base = replace(base, folder=adapted.folder, reference=str(adapted.folder.resolve()))
         return self._train(
-            "training", adapted.folder, vocabulary.folder, ids, self.workspace.adapter, None, base
+            "training", adapted.folder, vocabulary.folder, ids, self.workspace.adapter, base
         )
+
+    def controls(self) -> dict[str, Trained]:
+        """The base with its own tokenizer, trained as the adapter was, by name of the model."""
+        stages = {"control": self.control, SAME_TIME: self.control_time}
+        return {name: stages[name]() for name in self._controls()}
 
     @once
     def control(self) -> Trained:
         """The base with its own tokenizer, fine-tuned on the documents that the adapter saw."""
-        seen = self.adapter().documents
-        folder = self.prepared.base().folder
+        seen, base = self.adapter().documents, self.prepared.base()
         return self._train(
-            "control", folder, folder, [], self.workspace.control, seen, self.prepared.base()
+            "control", base.folder, base.folder, [], self.workspace.control, base, documents=seen
+        )
+
+    @once
+    def control_time(self) -> Trained:
+        """The same, trained for as long as the adapter was; the control, where that took as long.
+
+        It takes the adapter's documents in their order, as many as the control read in that time;
+        where that is more than the adapter read, the order goes on as it would for the adapter.
+        Steps and schedule are those of a training on so much text. The times are recorded ones,
+        so a run that goes on finds the same text.
+        """
+        adapter, control, base = self.adapter(), self.control(), self.prepared.base()
+        share = of_main(adapter.seconds / control.seconds)
+        if abs(share - 1) <= _AS_LONG:
+            logger.info("%s: the control trained for as long as the adapted model", SAME_TIME)
+            return control
+        return self._train(
+            SAME_TIME,
+            base.folder,
+            base.folder,
+            [],
+            self.workspace.control_time,
+            base,
+            text_bytes=[round(share * phase.bytes_) for phase in control.phases],
         )
 
     def _train(
@@ -91,8 +122,10 @@ class Pipeline:
         tokenizer_folder: Path,
         new_ids: list[int],
         folder: Path,
-        documents: list[int] | None,
         base: bases.Base,
+        *,
+        documents: list[int] | None = None,
+        text_bytes: list[int] | None = None,
     ) -> Trained:
         recipe, corpus = self.recipe, self.prepared.corpus()
         inputs = {
@@ -102,6 +135,7 @@ class Pipeline:
             "embeddings": self.stages.marks["embeddings"],
             "seed": recipe.seed,
             "documents": documents,
+            **({} if text_bytes is None else {"text_bytes": text_bytes}),
         }
         mark = fingerprint(inputs)[:12]
         checkpoints = self.workspace.checkpoints / f"{stage}-{mark}"
@@ -110,7 +144,7 @@ class Pipeline:
             from adapt.training.model import Loading
             from adapt.training.run import train
 
-            for stale in self.workspace.checkpoints.glob(f"{stage}-*"):
+            for stale in self.workspace.checkpoints.glob(f"{stage}-{'?' * len(mark)}"):
                 if stale != checkpoints:
                     shutil.rmtree(stale, ignore_errors=True)
             trained = train(
@@ -128,6 +162,7 @@ class Pipeline:
                 checkpoints=checkpoints,
                 folder=folder,
                 documents=documents,
+                text_bytes=text_bytes,
                 completion_tokenizer=self._writer() if new_ids else None,
                 tokenized=self.workspace.tokenized,
                 loading=Loading.of(recipe.model),
@@ -145,9 +180,9 @@ class Pipeline:
         """What trackers are told of a training."""
         from adapt.training.tracking import Tracking
 
-        models = {"training": "adapted", "control": "control"}
+        model = "adapted" if stage == "training" else stage
         public = self._public_recipe() or {}
-        return Tracking(self.workspace.root, self.recipe.name, models[stage], public)
+        return Tracking(self.workspace.root, self.recipe.name, model, public)
 
     def _writer(self) -> Any:  # noqa: ANN401
         """The tokenizer of what is written, where units are only read; else None."""
@@ -158,7 +193,7 @@ class Pipeline:
         """What lies beside an adapter, so that it loads without the run."""
         from adapt.publish.settings import AdapterSettings
 
-        if stage == "control":
+        if stage != "training":
             return AdapterSettings.of_control(self.recipe, self.prepared.base())
         read_only = self.prepared.vocabulary().delta.read_only
         untied = self.prepared.adapted_base().untied
@@ -168,14 +203,19 @@ class Pipeline:
 
     @once
     def scores(self, name: str) -> ModelScores:
-        """Base, control or adapted model on held-out text."""
+        """Base, a control or the adapted model on held-out text."""
         from adapt.evaluation.scores import score_model
 
         recipe, corpus = self.recipe, self.prepared.corpus()
+        section = self._section_of(name)
+        if name == SAME_TIME and self.control_time().folder == self.workspace.control:
+            same = self.scores("control")
+            tasks = {task.name: same.tasks[task.name] for task in section.tasks}
+            return replace(same, tasks=tasks, harness={})
 
         def work() -> ModelScores:
             return score_model(
-                recipe.evaluation,
+                section,
                 corpus,
                 self._load(name),
                 self._tokenizer_of(name),
@@ -185,6 +225,7 @@ class Pipeline:
                 baselines=name == self._scored()[0],
                 new_ids=self.prepared.vocabulary().delta.added_ids if name == "adapted" else (),
                 writer=self._writer(),
+                tokenizers=self._tokenizers() if recipe.training.fills_masks else (),
             )
 
         return self.stages.run(
@@ -198,22 +239,26 @@ class Pipeline:
     @once
     def speed(self) -> dict[str, SpeedScores]:
         """All models in turns, so that what else the machine does slows all of them alike."""
-        recipe, names = self.recipe, self._scored()
-        if recipe.training.classifies:
-            return {}
+        # The control of the same time computes what the control does.
+        recipe, names = self.recipe, [name for name in self._scored() if name != SAME_TIME]
 
         def work() -> dict[str, SpeedScores]:
+            from adapt.evaluation.reading import measure_reading
             from adapt.evaluation.scores import sample
             from adapt.evaluation.speed import Candidate, measure_speed
 
-            section = recipe.evaluation
-            held_out = self.prepared.corpus().documents("test")
+            section, corpus = recipe.evaluation, self.prepared.corpus()
+            held_out = corpus.documents("test")
+            if task := recipe.classified:
+                held_out = (str(row[task.text]) for row in corpus.rows(task.name, "test"))
             texts = sample(held_out, section.max_documents, section.max_bytes, recipe.seed)
             models = {
                 name: Candidate(partial(self._load, name), self._tokenizer_of(name), self._writer())
                 for name in names
             }
-            return measure_speed(models, texts, max_length=section.max_length, seed=recipe.seed)
+            reads = recipe.training.classifies or recipe.training.fills_masks
+            measure = measure_reading if reads else measure_speed
+            return measure(models, texts, max_length=section.max_length, seed=recipe.seed)
 
         return self.stages.run(
             "speed",
@@ -225,40 +270,65 @@ class Pipeline:
 
     def _what_is_scored(self, names: list[str]) -> dict[str, object]:
         """All that decides the figures of models."""
-        trained = {"base": "embeddings", "control": "control", "adapted": "training"}
+        stages = {"base": "embeddings", "adapted": "training"}
         return {
-            "section": self.recipe.evaluation.model_dump(exclude={"control"}),
-            "models": [self.stages.marks[trained[name]] for name in names],
+            "section": self._section_of(names[0]).model_dump(exclude=MODEL_KEYS),
+            "models": [self.stages.marks[stages.get(name, name)] for name in names],
             "base": identity(self.prepared.base()),
             "seed": self.recipe.seed,
         }
+
+    def _section_of(self, name: str) -> EvaluationSection:
+        """What is measured on a model: of the control of the same time what is cheap and decides.
+
+        Of models with a head of classes that is their task, of others the likelihood of text.
+        """
+        section = self.recipe.evaluation
+        if name != SAME_TIME or self.recipe.training.classifies:
+            return section
+        return section.model_copy(update={"tasks": [], "harness": None})
 
     def _tokenizer_of(self, name: str) -> Any:  # noqa: ANN401
         return self.prepared.tokenizer(
             self.workspace.tokenizer if name == "adapted" else self.prepared.base().folder
         )
 
+    def _tokenizers(self) -> list[Any]:
+        """Of all models, the base's first."""
+        return [self._tokenizer_of(name) for name in ("base", "adapted")]
+
     def _load(self, name: str) -> Any:  # noqa: ANN401
-        """Base, control or adapted model, as it would be served."""
-        from adapt.training.model import best_dtype, load_merged, load_model
+        """Base, a control or the adapted model, as it would be served."""
+        from adapt.publish.kinds import FILLS, kind_of, load_served, load_whole
+        from adapt.training.model import best_dtype
         from adapt.training.reading import never_written
 
         dtype = best_dtype(self.recipe.model.dtype)
         trust, base = self.recipe.model.trust_remote_code, self.prepared.base().folder
         if name == "base":
-            return load_model(base, dtype, trust_remote_code=trust)
-        if name == "control":
-            return load_merged(base, self.workspace.control, dtype, trust_remote_code=trust)
+            kind = FILLS if self.recipe.training.fills_masks else kind_of(base)
+            return load_whole(base, kind, dtype, trust_remote_code=trust)
         run = self.workspace
-        model = load_merged(run.adapted_base, run.adapter, dtype, trust_remote_code=trust)
+        if name != "adapted":
+            folder = run.control_time if name == SAME_TIME else run.control
+            return load_served(base, folder, dtype, trust_remote_code=trust)
+        model = load_served(run.adapted_base, run.adapter, dtype, trust_remote_code=trust)
         if self.prepared.vocabulary().delta.read_only:
             never_written(model, self.prepared.vocabulary().delta.added_ids)
         return model
 
     def _scored(self) -> list[str]:
-        """Models that are scored: a base has no head of classes before one is trained."""
-        names = [] if self.recipe.training.classifies else ["base"]
-        return [*names, *(["control"] if self.recipe.evaluation.control else []), "adapted"]
+        """Models that are scored: a base has no head before one is trained, unless it brings it."""
+        from adapt.publish.kinds import has_mask_head
+
+        training = self.recipe.training
+        drawn = training.fills_masks and not has_mask_head(self.prepared.base().folder)
+        names = [] if training.classifies or drawn else ["base"]
+        return [*names, *self._controls(), "adapted"]
+
+    def _controls(self) -> list[str]:
+        section = self.recipe.evaluation
+        return ["control"] * section.control + [SAME_TIME] * section.times_control
 
     def summary(self) -> Summary:
         """Scores all models, compares them, and writes the reports."""
@@ -267,9 +337,7 @@ class Pipeline:
         from adapt.reporting.summary import Summary
 
         recipe = self.recipe
-        trained = {"adapted": self.adapter()}
-        if recipe.evaluation.control:
-            trained["control"] = self.control()
+        trained = {"adapted": self.adapter(), **self.controls()}
         names = self._scored()
         alone = {name: self.scores(name) for name in names}
         speed = self.speed()

@@ -6,15 +6,28 @@ import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 from adapt.errors import AdaptError
 
 logger = logging.getLogger("adapt")
+Value = TypeVar("Value")
 
 
 def is_main() -> bool:
     """Whether this process writes; read from the launcher, before anything is set up."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def of_main(value: Value) -> Value:
+    """The main process's value, where each has measured its own; every process calls it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    found = [value]
+    broadcast_object_list(found)
+    return found[0]
 
 
 def use_all_cores() -> None:

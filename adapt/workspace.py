@@ -58,6 +58,11 @@ class Workspace:
         return self.root / "control"
 
     @property
+    def control_time(self) -> Path:
+        """The adapter trained for the adapted model's time with the base tokenizer."""
+        return self.root / "control-time"
+
+    @property
     def checkpoints(self) -> Path:
         """Trainer checkpoints of phases that are under way."""
         return self.root / "checkpoints"

@@ -250,6 +250,7 @@ def _tiny(folder, base):
             ],
         },
         "evaluation": {
+            "control_time": False,  # a third training, for the tests that are about it
             "max_documents": 4,
             "max_bytes": 2_000,
             "max_length": 64,

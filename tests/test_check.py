@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from adapt.check import check
+from adapt.check import _training_tokens, check, evaluation_tokens
 from adapt.corpus.read import read_terms
 from adapt.errors import AdaptError, DataError, ModelError, RecipeErrors, WorkspaceError
 from adapt.recipe import load_recipe
@@ -43,6 +43,16 @@ def test_estimate_grows_with_what_is_asked(recipe):
     assert large.parameters == small.parameters
     assert large.memory_bytes > small.memory_bytes
     assert large.disk_bytes > small.disk_bytes
+
+
+def test_the_control_of_the_same_time_is_counted(recipe):
+    plain = recipe()
+    section = plain.evaluation
+    timed = recipe(evaluation={"control_time": True})
+    alone = recipe(evaluation={"control": False, "control_time": True})
+    assert evaluation_tokens(timed) == evaluation_tokens(plain) + 2 * section.max_bytes // 4
+    steps = [_training_tokens(one) for one in (alone, plain, timed)]
+    assert steps == [steps[0], round(2.3 * steps[0]), round(3.3 * steps[0])]
 
 
 def test_all_problems_at_once(recipe, tmp_path):

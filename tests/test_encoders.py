@@ -1,6 +1,7 @@
 """Encoders and heads of classes, end to end: from the recipe to labels in stock transformers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_an_encoder_is_adapted_trained_scored_and_compared(finished, capsys):
     assert set(summary.scores) == {"control", "adapted"}
     adapted = summary.scores["adapted"]
     assert adapted.domain is None
-    assert adapted.speed is None
+    assert adapted.speed.rows_per_second.median > 0
     assert adapted.tasks["organ"].settings["method"] == "head"
     majority = summary.scores["control"].tasks["organ"].baselines["majority"]
     assert adapted.tasks["organ"].metrics["accuracy"] > majority.metrics["accuracy"]
@@ -54,7 +55,11 @@ def test_an_encoder_is_adapted_trained_scored_and_compared(finished, capsys):
     figures = summary.verdict.sentence.partition(": ")[2]
     assert figures in Workspace(Path(recipe.output_dir)).report.read_text()
     print_summary(summary, Console(width=120))
-    assert "tf-idf" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "tf-idf" in printed
+    assert "read characters/s" in printed
+    for shown in (printed, Workspace(Path(recipe.output_dir)).report.read_text()):
+        assert "generated" not in shown.lower()
 
 
 def test_the_adapter_brings_its_head_with_it(finished):
@@ -132,7 +137,7 @@ GENERATION = {"name": "define", "kind": "generation", "prompt": "Define: {term}"
 @pytest.mark.parametrize(
     ("phases", "task", "said"),
     [
-        (PHASES[:1], {}, "objective mlm, which no score compares"),
+        (PHASES[:1], {}, "fills in hidden words and answers no evaluation.tasks organ"),
         ([{**LABELS, "tasks": ["other"]}], {}, "no such task"),
         (
             [{"name": "words", "objective": "clm", "max_steps": 1}],
@@ -169,6 +174,214 @@ def test_another_task_beside_the_heads_own_is_refused(tiny_encoder, tmp_path):
             training={"phases": [{**LABELS, "tasks": ["organ"]}]},
             evaluation={"tasks": [own, other]},
         )
+
+
+# -- ending in hidden words -----------------------------------------------------------------------
+
+WORDS = {**PHASES[0], "max_steps": 8}
+
+
+@pytest.fixture(scope="module")
+def with_head(tiny_encoder, tmp_path_factory):
+    """The encoder as a checkpoint that brings its head for hidden words."""
+    import torch
+    from transformers import AutoTokenizer, BertForMaskedLM
+
+    folder = tmp_path_factory.mktemp("with-head")
+    torch.manual_seed(0)
+    model = BertForMaskedLM.from_pretrained(str(tiny_encoder))
+    torch.nn.init.normal_(model.cls.predictions.decoder.bias, std=0.1)
+    model.save_pretrained(str(folder))
+    AutoTokenizer.from_pretrained(str(tiny_encoder)).save_pretrained(str(folder))
+    return folder
+
+
+def words_recipe(folder, base, **changes):
+    """A recipe that ends in hidden words."""
+    sections = {"training": {"phases": [WORDS]}, "evaluation": {"tasks": [], "max_documents": 12}}
+    for name, section in changes.items():
+        sections[name] = {**sections.get(name, {}), **section}
+    return encoder_recipe(folder, base, **sections)
+
+
+@pytest.fixture(scope="module")
+def filled(with_head, tmp_path_factory):
+    # A rate that spares the head, which is not drawn anew.
+    full = {"method": "full", "phases": [{**WORDS, "learning_rate": 1e-3}]}
+    recipe = words_recipe(tmp_path_factory.mktemp("filled"), with_head, training=full)
+    check(recipe)
+    return recipe, Pipeline(recipe).run()
+
+
+def scored_again(recipe, model, tokenizer):
+    """Bits of the held-out documents, as the run measured them."""
+    from adapt.corpus import open_corpus
+    from adapt.evaluation.masked import longest_window, read_masked, shared_words
+    from adapt.evaluation.scores import sample
+    from adapt.vocab import load_tokenizer
+
+    section, corpus = recipe.evaluation, open_corpus(Workspace(Path(recipe.output_dir)).corpus)
+    texts = sample(corpus.documents("test"), section.max_documents, section.max_bytes, recipe.seed)
+    longest = longest_window(model, tokenizer, section.max_length)
+    both = [load_tokenizer(recipe.model.base), tokenizer]
+    words = shared_words(texts, both, max_length=longest)
+    read = {"max_length": longest, "batch_size": 3, "label": ""}
+    return read_masked(model, tokenizer, texts, words, **read).bits
+
+
+def test_a_run_may_end_in_hidden_words(filled, capsys):
+    from rich.console import Console
+
+    recipe, summary = filled
+    assert list(summary.scores) == ["base", "control", "adapted"]
+    for scores in summary.scores.values():
+        for one in (scores.domain, scores.general):
+            assert one.measure == "pseudo bits per byte"
+            assert 0.1 < one.interval.value < 10
+            assert one.told > 0
+        assert scores.tasks == {}
+        assert scores.edge is None
+    assert len({one.domain.data for one in summary.scores.values()}) == 1
+    assert all(one.speed.rows_per_second for one in summary.scores.values())
+    trained, base = (summary.scores[m].domain.interval.value for m in ("control", "base"))
+    assert trained < base
+    assert summary.scores["adapted"].domain.new_token_share.value > 0
+    assert summary.scores["adapted"].domain.fragmented
+    leading = summary.comparisons["control"].leading
+    assert leading.name == "pseudo bits per byte, domain text"
+    assert "pseudo bits per byte on held-out domain text" in summary.verdict.sentence
+    report = Workspace(Path(recipe.output_dir)).report.read_text()
+    assert "Pseudo bits per byte, domain text, with 95 % intervals" in report
+    assert "Difference in pseudo bits per byte" in report
+    print_summary(summary, Console(width=160))
+    printed = capsys.readouterr().out
+    assert "pseudo bits per byte, general text" in printed
+    assert "pseudo bits per byte, fragmented text" in printed
+    assert "number of masks" in printed
+
+
+def test_what_fills_in_words_is_loaded_as_such(filled):
+    from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+
+    recipe, summary = filled
+    model, tokenizer = adapt.load(recipe.output_dir)
+    expected = summary.scores["adapted"].domain.bits
+    np.testing.assert_allclose(scored_again(recipe, model, tokenizer), expected, rtol=1e-3)
+    folder = str(Workspace(Path(recipe.output_dir)).adapter)
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    np.testing.assert_allclose(scored_again(recipe, model, tokenizer), expected, rtol=1e-3)
+    fill = pipeline("fill-mask", model=model, tokenizer=tokenizer)
+    assert len(fill(f"An abnormality of the {tokenizer.mask_token}.")) == 5
+    card = (Workspace(Path(recipe.output_dir)).adapter / "README.md").read_text()
+    for part in ('pipeline("fill-mask"', "type: fill-mask", "pseudo_bits_per_byte"):
+        assert part in card
+    assert "CausalLM" not in card
+
+
+@pytest.fixture(scope="module")
+def lora_filled(with_head, tmp_path_factory):
+    recipe = words_recipe(tmp_path_factory.mktemp("lora-filled"), with_head)
+    check(recipe)
+    return recipe, Pipeline(recipe).run()
+
+
+def test_new_rows_train_beside_the_biases_of_the_base(lora_filled, tmp_path):
+    """What is merged, what is not, and what is put onto the base without the run are one model.
+
+    The base brings biases, which an adapter has no place for: the adapted base is made anew.
+    """
+    recipe, summary = lora_filled
+    assert list(summary.scores) == ["base", "control", "adapted"]
+    expected = summary.scores["adapted"].domain.bits
+    adapter = tmp_path / "adapter"
+    shutil.copytree(Workspace(Path(recipe.output_dir)).adapter, adapter)
+    for reference in (recipe.output_dir, adapter):
+        for merged in (False, True):
+            model, tokenizer = adapt.load(
+                reference, base=recipe.model.base, merged=merged, cache_dir=tmp_path / "cache"
+            )
+            np.testing.assert_allclose(scored_again(recipe, model, tokenizer), expected, rtol=1e-3)
+
+
+def test_the_command_line_takes_it_for_what_it_is(lora_filled, tmp_path):
+    from typer.testing import CliRunner
+
+    from adapt.cli import app
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(one) for one in arguments])
+
+    recipe, summary = lora_filled
+    for command in (
+        ["generate", recipe.output_dir, "An abnormality"],
+        ["classify", Workspace(Path(recipe.output_dir)).adapter, "--text", "a", "--labels", "b,c"],
+    ):
+        done = run(*command)
+        assert done.exit_code
+        assert "fills in hidden words" in str(done.exception)
+    own = Path(recipe.output_dir) / "recipe.yaml"
+    for model, name in ((recipe.output_dir, "adapted"), (recipe.model.base, "base")):
+        done = run("evaluate", model, "--recipe", own, "--output", tmp_path / name)
+        assert done.exit_code == 0, done.exception
+        scores = json.loads((tmp_path / name / "scores.json").read_text())["scores"]
+        assert scores["speed"]["rows_per_second"]
+        if name == "adapted":
+            assert scores["domain"]["data"] == summary.scores[name].domain.data
+            expected = summary.scores[name].domain.bits
+            np.testing.assert_allclose(scores["domain"]["bits"], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_base_without_a_head_is_not_scored(tiny_encoder, tmp_path, monkeypatch, method):
+    """Its head would be drawn for the occasion; the trained ones are kept, whatever trained."""
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    recipe = words_recipe(tmp_path, tiny_encoder, training={"method": method, "phases": [WORDS]})
+    summary = Pipeline(recipe).run()
+    assert list(summary.scores) == ["control", "adapted"]
+    assert list(summary.comparisons) == ["control"]
+    model, tokenizer = adapt.load(recipe.output_dir)
+    expected = summary.scores["adapted"].domain.bits
+    np.testing.assert_allclose(scored_again(recipe, model, tokenizer), expected, rtol=1e-3)
+    if method == "lora":  # without the run: what plain PEFT would do
+        adapter = tmp_path / "adapter"
+        shutil.copytree(Workspace(Path(recipe.output_dir)).adapter, adapter)
+        model, tokenizer = adapt.load(adapter, base=recipe.model.base)
+        np.testing.assert_allclose(scored_again(recipe, model, tokenizer), expected, rtol=1e-3)
+        monkeypatch.setattr(merging.subprocess, "run", in_this_process)
+        merged = merge(recipe.output_dir, tmp_path / "merged").folder
+        model = AutoModelForMaskedLM.from_pretrained(str(merged)).eval()
+        tokenizer = AutoTokenizer.from_pretrained(str(merged))
+        np.testing.assert_allclose(scored_again(recipe, model, tokenizer), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"embeddings": {"units": "input"}}, "predicts what it reads"),
+        ({"evaluation": {"harness": {"tasks": ["arc_easy"]}}}, "harness scores models that write"),
+        ({"training": {"method": "ia3", "phases": [WORDS]}}, "does not train the head for hidden"),
+        ({"training": {"method": "prefix", "phases": [WORDS]}}, "has virtual tokens"),
+    ],
+)
+def test_what_cannot_end_in_hidden_words_is_refused(tiny_encoder, tmp_path, changes, said):
+    with pytest.raises(AdaptError, match=said):
+        check(words_recipe(tmp_path, tiny_encoder, **changes))
+
+
+def test_what_writes_cannot_end_in_hidden_words(tiny_base, tmp_path):
+    with pytest.raises(AdaptError, match="not a language model"):
+        check(words_recipe(tmp_path, tiny_base))
+
+
+def test_what_fills_in_words_is_not_exported(filled, tmp_path):
+    from adapt.publish.export import export
+
+    recipe, _ = filled
+    with pytest.raises(AdaptError, match="fills in hidden words"):
+        export(recipe.output_dir, "vllm", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 # -- on the command line ------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from adapt.reporting.finished import read_summary
 from adapt.reporting.html import write_report
 from adapt.vocab import OUTPUT
 from adapt.workspace import Workspace, digest
-from tests.conftest import write_recipe
+from tests.conftest import PHASES, encoder_recipe, write_recipe
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["corpus", "vocab", "fertility", "embeddings", "training", "control"]
@@ -40,6 +40,31 @@ def finished(tiny_base, tmp_path_factory):
 def losses(run: Path, stage: str = "training"):
     phases = json.loads(Workspace(run).manifest(stage).read_text())["result"]["phases"]
     return [phase["losses"] for phase in phases]
+
+
+def took(recipe, stage: str, seconds: float):
+    """Writes into a finished training's result how long each of its phases took."""
+    path = Workspace(Path(recipe.output_dir)).manifest(stage)
+    record = json.loads(path.read_text())
+    for phase in record["result"]["phases"]:
+        phase["seconds"] = seconds
+    path.write_text(json.dumps(record))
+
+
+@pytest.fixture(scope="module")
+def timed(tiny_base, tmp_path_factory):
+    """Trained for half of the control's time, so that its control reads half of the text."""
+    folder = tmp_path_factory.mktemp("timed")
+    phases = [{**LONG, "max_steps": 8}, {**LONG, "name": "tasks", "objective": "sft"}]
+    phases[1]["max_steps"] = 4
+    sections = {"training": {"phases": phases}, "evaluation": {"control_time": True}}
+    recipe = load_recipe(write_recipe(folder, tiny_base, **sections))
+    first = Pipeline(recipe)
+    first.prepared.all()
+    first.control()
+    took(recipe, "training", 1.0)
+    took(recipe, "control", 2.0)
+    return recipe, Pipeline(recipe).run()
 
 
 def test_every_artifact_is_where_it_is_promised(finished):
@@ -221,7 +246,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_losses(tiny_recipe, tmp_pat
 
 
 def test_two_processes_see_the_same_data_and_write_one_set_of_artifacts(tiny_recipe, tmp_path):
-    path = tiny_recipe(training={"phases": [{**LONG, "max_steps": 6}]}, evaluation={"tasks": []})
+    path = tiny_recipe(
+        training={"phases": [{**LONG, "max_steps": 6}]},
+        evaluation={"tasks": [], "control_time": True},
+    )
     one = load_recipe(path, [f"output_dir={tmp_path / 'one'}"])
     Pipeline(one).run()
     torchrun = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29417")
@@ -240,7 +268,12 @@ def test_two_processes_see_the_same_data_and_write_one_set_of_artifacts(tiny_rec
         assert (first["documents"], first["bytes_"]) == (second["documents"], second["bytes_"])
         for (_, a), (_, b) in zip(first["losses"], second["losses"], strict=True):
             assert a == pytest.approx(b, rel=1e-3)
-    assert {p.name for p in two.root.iterdir()} == {p.name for p in (tmp_path / "one").iterdir()}
+    timed = {"control-time"}  # which is the control itself where the clock says so
+    assert {p.name for p in two.root.iterdir()} - timed == {
+        p.name for p in (tmp_path / "one").iterdir()
+    } - timed
+    assert "control-time" in read_summary(two.root).scores
+    assert not any(two.checkpoints.iterdir()), "each process by a clock of its own"
 
 
 def test_a_step_that_processes_cannot_share_is_refused(tiny_recipe, monkeypatch):
@@ -255,6 +288,134 @@ def test_a_step_that_processes_cannot_share_is_refused(tiny_recipe, monkeypatch)
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(AdaptError, match="3 processes"):
         check(load_recipe(tiny_recipe()))
+
+
+# -- the control of the same time ----------------------------------------------------------------
+
+
+def test_half_of_the_time_is_half_of_the_text(timed):
+    recipe, summary = timed
+    control, half = (summary.trained[name] for name in ("control", "control-time"))
+    for whole, part in zip(control.phases, half.phases, strict=True):
+        longest = whole.bytes_ / whole.documents * 2
+        assert whole.bytes_ / 2 - longest < part.bytes_ <= whole.bytes_ / 2
+        assert part.steps == part.losses[-1][0] < whole.steps  # all of a schedule of its own
+    run = Workspace(Path(recipe.output_dir))
+    inputs = json.loads(run.manifest("control-time").read_text())["inputs"]
+    assert inputs["text_bytes"] == [round(phase.bytes_ / 2) for phase in control.phases]
+    assert half.folder == run.control_time
+    assert digest(run.control_time) != digest(run.control)
+    assert not any(run.checkpoints.iterdir()) if run.checkpoints.exists() else True
+    model, tokenizer = adapt.load(run.control_time)
+    assert len(tokenizer) == model.get_input_embeddings().weight.shape[0] == 400
+
+
+def test_its_likelihood_is_measured_and_compared(timed):
+    recipe, summary = timed
+    scores = summary.scores
+    assert list(scores) == ["base", "control", "control-time", "adapted"]
+    one = scores["control-time"]
+    assert (one.tasks, one.harness, one.speed) == ({}, {}, None)
+    assert one.domain.data == scores["adapted"].domain.data
+    assert one.general.data == scores["adapted"].general.data
+    assert one.domain != scores["control"].domain
+    figures = summary.comparisons["control-time"].figures
+    assert {"bits per byte, domain text", "bits per byte, general text"} <= {
+        figure.name for figure in figures if figure.difference
+    }
+    assert "; at equal time " in summary.verdict.sentence
+    run = Workspace(Path(recipe.output_dir))
+    for page in (run.report, run.adapter / "README.md"):
+        assert "control, same time" in page.read_text()
+    read = read_summary(run.root)
+    assert read.scores == summary.scores
+    assert read.trained == summary.trained
+
+
+def test_recorded_times_decide_and_noise_redoes_nothing(timed, monkeypatch):
+    recipe, first = timed
+    run = Workspace(Path(recipe.output_dir))
+    stages = [*STAGES, "control-time", "evaluation-control-time"]
+    before = {stage: digest(run.manifest(stage)) for stage in stages}
+    assert Pipeline(recipe).run().scores == first.scores
+    assert {stage: digest(run.manifest(stage)) for stage in stages} == before
+    took(recipe, "training", 3.0)
+    before["training"] = digest(run.manifest("training"))
+    more = Pipeline(recipe).run().trained
+    after = {stage: digest(run.manifest(stage)) for stage in stages}
+    changed = {stage for stage in stages if after[stage] != before[stage]}
+    assert changed == {"control-time", "evaluation-control-time"}
+    assert more["control-time"].bytes_ == pytest.approx(1.5 * more["control"].bytes_, rel=0.1)
+
+
+def test_a_control_that_took_as_long_is_taken(timed):
+    recipe, _ = timed
+    run = Workspace(Path(recipe.output_dir))
+    took(recipe, "training", 2.019)
+    before = digest(run.manifest("control-time"))
+    summary = Pipeline(recipe).run()
+    assert digest(run.manifest("control-time")) == before, "nothing was trained"
+    assert summary.trained["control-time"] == summary.trained["control"]
+    one, control = summary.scores["control-time"], summary.scores["control"]
+    assert (one.domain, one.general, one.tasks) == (control.domain, control.general, {})
+    assert "control-time" not in summary.seconds
+    assert "so the control is the one of the same time as well" in run.report.read_text()
+    assert read_summary(run.root).scores == summary.scores
+
+
+def test_interrupted_it_leaves_nothing_and_is_done_the_next_time(tiny_recipe, monkeypatch):
+    phase = {**LONG, "max_steps": 4, "save_steps": 1}
+    sections = {"control_time": True, "tasks": []}
+    recipe = load_recipe(tiny_recipe(training={"phases": [phase]}, evaluation=sections))
+    first = Pipeline(recipe)
+    first.prepared.all()
+    first.control()
+    took(recipe, "training", 1.0)
+    took(recipe, "control", 2.0)
+    run = Workspace(Path(recipe.output_dir))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("adapt.training.run.save_trained", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Pipeline(recipe).run()
+    assert not run.manifest("control-time").exists()
+    assert not run.control_time.exists()
+    assert list(run.checkpoints.glob("control-time-*/domain-done"))
+    assert run.manifest("control").exists()
+    trained = Pipeline(recipe).control_time()
+    assert trained.folder == run.control_time
+    assert run.control_time.is_dir()
+    assert not list(run.checkpoints.glob("control-time-*"))
+
+
+def test_of_an_encoder_it_is_scored_on_the_heads_task(tiny_encoder, tmp_path):
+    short = [{**phase, "max_steps": 2} for phase in PHASES]
+    recipe = encoder_recipe(
+        tmp_path,
+        tiny_encoder,
+        training={"phases": short},
+        evaluation={"control_time": True},
+    )
+    summary = Pipeline(recipe).run()
+    assert list(summary.scores) == ["control", "control-time", "adapted"]
+    assert {one.tasks["organ"].kind for one in summary.scores.values()} == {"classification"}
+    leading = summary.comparisons["control-time"].leading
+    assert leading.name == "organ: macro-F1"
+    assert "; at equal time " in summary.verdict.sentence
+    report = Workspace(Path(recipe.output_dir)).report.read_text()
+    assert "control, same time" in report
+    assert "only the likelihood of text" not in report
+
+
+def test_without_a_control_there_is_none_of_the_same_time(tiny_recipe):
+    asked = {"control": False, "control_time": True}
+    recipe = load_recipe(tiny_recipe(evaluation=asked))
+    assert not recipe.evaluation.times_control
+    assert Pipeline(recipe).controls() == {}
+    assert load_recipe(tiny_recipe(evaluation={"control_time": True})).evaluation.times_control
 
 
 def test_keep_mode_and_no_control(tiny_recipe):

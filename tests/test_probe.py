@@ -294,6 +294,16 @@ def test_a_forecast_covers_the_run(prepared, forecasted):
     assert not (prepared.workspace.root / ".probe").exists()
 
 
+def test_the_control_of_the_same_time_takes_what_the_adapted_model_does(prepared, forecasted):
+    section = prepared.recipe.evaluation.model_copy(update={"control_time": True})
+    recipe = prepared.recipe.model_copy(update={"evaluation": section})
+    (line,) = forecasts._same_time(recipe, forecasted.lines)
+    adapted = [one.seconds for one in forecasted.lines if one.part.startswith("adapted: ")]
+    assert (line.part, line.seconds) == ("control-time: training", sum(adapted))
+    assert len(adapted) == 3
+    assert forecasts._same_time(prepared.recipe, forecasted.lines) == []
+
+
 def test_net_benefit_is_of_the_validation_side(prepared, forecasted):
     benefit = forecasted.benefit
     texts = validation_text(prepared.recipe, prepared.corpus())

@@ -22,7 +22,7 @@ from adapt.cli.models import (
     rows_of,
     write_lines,
 )
-from adapt.errors import AdaptError, DataError, RecipeError, nearest
+from adapt.errors import AdaptError, DataError, ModelError, RecipeError, nearest
 from adapt.recipe.evaluation import ClassificationTask
 
 # What is said of a text, and the probability of every label.
@@ -67,10 +67,14 @@ def classify(
     column = column or asked.text
     rows = [{column: one} for one in text or []] or rows_of(input_, column, "label")
     from adapt.evaluation.heads import has_head
+    from adapt.evaluation.masked import fills_masks
 
     texts = [str(row[column]) for row in rows]
     prompts = [_filled(asked, row, column) for row in rows]
     loaded, tokenizer = load(model, dtype, base, trust_remote_code)
+    if fills_masks(loaded):
+        fix = "train a head: a last phase with objective classification"
+        raise ModelError("fills in hidden words, and has no labels", where=model, fix=fix)
     if has_head(loaded):
         if given := _labels_given(labels):
             raise AdaptError(

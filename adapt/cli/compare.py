@@ -20,7 +20,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN_A RUN_B...",
-            help="Finished runs, or folders of `evaluate`; runs/a@control is a run's control.",
+            help="Finished runs, or folders of `evaluate`; runs/a@control is a run's control, "
+            "runs/a@control-time the one that trained for as long.",
         ),
     ],
     output: Annotated[

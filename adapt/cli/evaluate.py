@@ -16,6 +16,7 @@ from adapt import bases, fertility
 from adapt.errors import AdaptError, ModelError, WorkspaceError
 from adapt.evaluation.measured import SCORES
 from adapt.evaluation.result import ModelScores
+from adapt.recipe.evaluation import MODEL_KEYS
 from adapt.workspace import Workspace, digest, fingerprint, versions, write_json
 
 if TYPE_CHECKING:
@@ -75,8 +76,9 @@ def evaluate_model(
         AdaptError: The name cannot be one of a file, the folder holds something else, or nothing
             there can be loaded.
     """
+    from adapt.publish.kinds import FILLS, kind_of
     from adapt.publish.load import locate
-    from adapt.training.model import CLASSIFIES, auto_class
+    from adapt.training.model import CLASSIFIES
 
     if not _NAME.fullmatch(name) or not name.strip("."):
         raise AdaptError("letters, digits, _, - and . only", where="--name", got=name)
@@ -86,16 +88,16 @@ def evaluate_model(
     if reference.startswith("package:"):
         reference = str(bases.resolve(reference).folder)
     source = locate(reference, base=base, trust_remote_code=trust)
-    head = auto_class(source.adapter or source.checkpoint) == CLASSIFIES
+    head = kind_of(source.adapter or source.checkpoint) in (CLASSIFIES, FILLS)
     if not head and not bases.writes_text(source.checkpoint):
         raise ModelError(
-            "writes no text and has no head of classes, so nothing can be scored",
+            "writes no text and has no head, so nothing can be scored",
             where=reference,
-            fix="train a head first: a last phase with objective classification",
+            fix="train a head first: a last phase with objective classification or mlm",
         )
     corpus = _corpus(recipe, place)
     inputs = {
-        "section": recipe.evaluation.model_dump(exclude={"control"}),
+        "section": recipe.evaluation.model_dump(exclude=MODEL_KEYS),
         "corpus": digest(corpus.folder),
         "name": name,
         "model": _identity(source),
@@ -169,6 +171,8 @@ def _scored(
     recipe: Recipe, source: Source, corpus: Corpus, name: str, folder: Path, trust: bool
 ) -> dict[str, Any]:
     from adapt.evaluation.heads import has_head
+    from adapt.evaluation.masked import fills_masks
+    from adapt.evaluation.reading import measure_reading
     from adapt.evaluation.scores import sample, score_model
     from adapt.evaluation.speed import Candidate, measure_speed
     from adapt.publish.load import load_weights
@@ -199,11 +203,17 @@ def _scored(
         new_ids=delta.added_ids if delta else (),
         writer=writer,
         base_tokenizer=base_tokenizer,
+        tokenizers=[base_tokenizer, tokenizer],
     )
-    if not has_head(model):
-        texts = sample(held_out, section.max_documents, section.max_bytes, recipe.seed)
-        models = {name: Candidate(lambda: model, tokenizer, writer)}
-        speed = measure_speed(models, texts, max_length=section.max_length, seed=recipe.seed)
-        scores = replace(scores, speed=speed.get(name))
+    reads, task = has_head(model) or fills_masks(model), recipe.classified
+    if task and has_head(model):
+        texts = [str(row[task.text]) for row in corpus.rows(task.name, "test")]
+    else:
+        texts = held_out
+    texts = sample(texts, section.max_documents, section.max_bytes, recipe.seed)
+    models = {name: Candidate(lambda: model, tokenizer, writer)}
+    measured = measure_reading if reads else measure_speed
+    speed = measured(models, texts, max_length=section.max_length, seed=recipe.seed)
+    scores = replace(scores, speed=speed.get(name))
     report = fertility.FertilityReport((cut,), ())
     return {"scores": scores.to_json(), "fertility": report.to_json()}

@@ -119,7 +119,10 @@ def generate(
     text = None if turns or input_ else _asked(prompt)
     loaded, tokenizer = load(model, dtype, base, trust_remote_code)
     from adapt.evaluation.heads import has_head
+    from adapt.evaluation.masked import fills_masks
 
+    if fills_masks(loaded):
+        raise ModelError("fills in hidden words, and writes no text", where=model)
     if has_head(loaded):
         fix = f"adapt classify {model} gives its labels"
         raise ModelError("has a head of classes, and writes no text", where=model, fix=fix)

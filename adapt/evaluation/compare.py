@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapt.evaluation.bootstrap import Interval, paired_statistic_test, paired_test
-from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
+from adapt.evaluation.result import SAME_TIME, Likelihood, ModelScores, TaskScores
 from adapt.evaluation.significance import mcnemar
 from adapt.evaluation.slices import on_slice
 
@@ -17,8 +17,8 @@ _MARGIN = 0.01
 _WORTH = 0.03
 
 _NAMES = {"rouge_l": "ROUGE-L"}  # metrics that are not called by their own name
-SPEED = "generated characters/s"
-_DOMAIN = "bits per byte, domain text"
+SPEED = "characters/s"  # of what is generated, or read
+_DOMAIN = ", domain text"  # after what is measured: bits per byte, or pseudo ones
 _MACRO_F1 = ": macro-F1"
 
 
@@ -58,7 +58,7 @@ class Comparison:
     """What the adapted model gained.
 
     Attributes:
-        against: `control` or `base`; or the name of another run.
+        against: `control`, `control-time` or `base`; or the name of another run.
         domain: Difference in bits per byte on domain text, adapted minus the other, with its
             paired 95 % interval; below zero is better. None where the models write no text.
         general: The same on general text.
@@ -81,7 +81,7 @@ class Comparison:
         share no such figure.
         """
         paired = [figure for figure in self.figures if figure.difference is not None]
-        first = [f for f in paired if f.name == _DOMAIN] if self.domain else []
+        first = [f for f in paired if f.name.endswith(_DOMAIN)] if self.domain else []
         first = first or [f for f in paired if f.name.endswith(_MACRO_F1)] or paired
         return first[0] if first else None
 
@@ -108,8 +108,8 @@ def compare(adapted: ModelScores, other: ModelScores, against: str, seed: int) -
 
     Args:
         adapted: Scores of the adapted model.
-        other: Scores of the control or the base, on the same documents.
-        against: Which of the two.
+        other: Scores of a control or the base, on the same documents.
+        against: Which of them.
         seed: Of the bootstrap.
 
     Raises:
@@ -121,20 +121,20 @@ def compare(adapted: ModelScores, other: ModelScores, against: str, seed: int) -
     if adapted.domain and other.domain:
         if not same_documents(adapted.domain, other.domain):
             raise ValueError("the two models were not scored on the same documents")
-        found.append(_likelihood(_DOMAIN, adapted.domain, other.domain, seed))
+        measure = adapted.domain.measure
+        found.append(_likelihood(f"{measure}{_DOMAIN}", adapted.domain, other.domain, seed))
         domain = found[0].difference
         rows = other.domain.fragmented or adapted.domain.fragmented
         if rows:
-            name = "bits per byte, fragmented text"
+            name = f"{measure}, fragmented text"
             found.append(_likelihood(name, adapted.domain, other.domain, seed, rows))
     elif adapted.domain or other.domain:
         notes.append("domain text: one of the two writes no text, not compared")
     general = None
     if adapted.general and other.general:
         if same_documents(adapted.general, other.general):
-            found.append(
-                _likelihood("bits per byte, general text", adapted.general, other.general, seed)
-            )
+            name = f"{adapted.general.measure}, general text"
+            found.append(_likelihood(name, adapted.general, other.general, seed))
             general = found[-1].difference
         else:
             notes.append("general text: other documents, not compared")
@@ -153,13 +153,10 @@ def _speeds(a: ModelScores, b: ModelScores) -> list[Figure]:
     """Medians over rounds, of what was timed in turns."""
     if a.speed is None or b.speed is None:
         return []
-    fields = {
-        SPEED: "decode_characters_per_second",
-        "prompt characters/s": "prompt_characters_per_second",
-    }
     return [
-        Figure(name, "higher", 0, "", getattr(a.speed, f).median, getattr(b.speed, f).median)
-        for name, f in fields.items()
+        Figure(name, "higher", 0, "", rounds.median, b.speed.rounds[name].median)
+        for name, rounds in a.speed.rounds.items()
+        if name.endswith(SPEED) and name in b.speed.rounds
     ]
 
 
@@ -283,9 +280,12 @@ def verdict(
 ) -> Verdict:
     """Decides by `decide` against the control, or the base where there is none.
 
+    What the model has over the control of the same time stands in the sentence and decides
+    nothing: on another machine the clock says something else.
+
     Args:
-        comparisons: By `control` and `base`, as far as there are any.
-        scores: By `base`, `control` and `adapted`.
+        comparisons: By `control`, `control-time` and `base`, as far as there are any.
+        scores: By `base`, `adapted` and the controls.
         tokens_saved: Share of tokens saved on held-out domain text.
     """
     against = "control" if "control" in comparisons else "base"
@@ -298,12 +298,20 @@ def verdict(
     base = comparisons["base"].domain if "base" in comparisons else None
     better = scores["base"].domain if base and base.low > 0 else None
     return judge(
-        comparisons[against], "adapted", tokens_saved, better.interval.value if better else None
+        comparisons[against],
+        "adapted",
+        tokens_saved,
+        better.interval.value if better else None,
+        comparisons.get(SAME_TIME),
     )
 
 
 def judge(
-    comparison: Comparison, name: str, tokens_saved: float | None, better_base: float | None
+    comparison: Comparison,
+    name: str,
+    tokens_saved: float | None,
+    better_base: float | None,
+    same_time: Comparison | None = None,
 ) -> Verdict:
     """`decide`, and the sentence that goes with it.
 
@@ -313,27 +321,44 @@ def judge(
         tokens_saved: Share of tokens saved on held-out domain text; None where it is not known,
             and then nothing is adopted for speed.
         better_base: Bits per byte of the model's own base, where it is told to be better.
+        same_time: With a control that trained for as long as the model, where there is one.
     """
     figure, against = comparison.leading, comparison.against
     if figure is None or figure.difference is None:
         return Verdict("not compared", f"Not compared: {name} and {against} share no figure.")
     change = figure.difference
     worse = change if figure.better == "lower" else _negative(change)
-    share = worse.value / figure.other if figure.other else 0.0
     task, _, metric = figure.name.partition(": ")
     measured = f"{metric} on held-out rows of {task}"
-    if figure.name == _DOMAIN:
-        measured = "bits per byte on held-out domain text"
+    if figure.name.endswith(_DOMAIN):
+        measured = f"{figure.name.removesuffix(_DOMAIN)} on held-out domain text"
     figures = (
         f"{name} {figure.value:.3f} {measured}, {against} {figure.other:.3f}: "
-        f"{abs(share):.1%} {'worse' if share > 0 else 'better'} "
+        f"{_share(figure, worse)} "
         f"(difference {change.value:+.3f}, 95 % interval {change.low:+.3f} to {change.high:+.3f})"
         f", {_tokens(tokens_saved)}"
     )
+    if same_time and (timed := same_time.leading) and timed.difference:
+        change = timed.difference
+        worse_then = change if timed.better == "lower" else _negative(change)
+        figures += (
+            f"; at equal time {_share(timed, worse_then)} "
+            f"(95 % interval {change.low:+.3f} to {change.high:+.3f})"
+        )
     if better_base is not None:
         figures += f"; the base itself has {better_base:.3f}"
     choice = decide(worse, figure.other, tokens_saved or 0.0, loses_to_base=better_base is not None)
+    speeds = [f for f in comparison.figures if f.name.endswith(SPEED) and f.other]
+    if choice == "adopt for speed" and speeds:
+        times = speeds[0].value / speeds[0].other
+        figures += f"; {times:.2f} times the {speeds[0].name} of {against}"
     return Verdict(choice, f"{choice.capitalize()}: {figures}.")
+
+
+def _share(figure: Figure, worse: Interval) -> str:
+    """By how much of the other's figure the model is worse or better."""
+    share = worse.value / figure.other if figure.other else 0.0
+    return f"{abs(share):.1%} {'worse' if share > 0 else 'better'}"
 
 
 def _negative(interval: Interval) -> Interval:

@@ -8,6 +8,11 @@ from typing import Any
 
 from adapt.evaluation.bootstrap import Interval
 
+# The control that trained for as long as the adapted model; the other one read the same bytes.
+SAME_TIME = "control-time"
+
+BITS = "bits per byte"
+
 
 @dataclass(frozen=True)
 class Likelihood:
@@ -23,6 +28,9 @@ class Likelihood:
             base's tokenizer splits; measured once a run, with the base.
         new_token_share: Probability that the model puts on new tokens, mean over positions; None
             where it has none.
+        measure: What the figure is called: `evaluation.masked.MEASURE` of a model that fills in
+            hidden words, whose `bits` are of the words that are scored, and `bytes_` theirs.
+        told: Bits per byte that the number of masks may tell such a model, at most; else None.
     """
 
     bits: tuple[float, ...]
@@ -31,6 +39,8 @@ class Likelihood:
     data: str = ""
     fragmented: tuple[int, ...] = ()
     new_token_share: Interval | None = None
+    measure: str = BITS
+    told: float | None = None
 
 
 @dataclass(frozen=True)
@@ -179,26 +189,30 @@ class Rounds:
 
 @dataclass(frozen=True)
 class SpeedScores:
-    """How fast one model is, timed in turns with others (`evaluation.speed.measure_speed`).
+    """How fast one model is, timed in turns with others (`evaluation.speed`).
 
     Attributes:
-        prompt_characters_per_second: Of a batch of prompts, up to the first token written.
-        decode_characters_per_second: Of what is written after it, the batch taken together.
+        prompt_characters_per_second: Of a batch of prompts, up to the first token written; of a
+            model that writes no text, of all that it reads, cut into tokens and read in batches.
+        decode_characters_per_second: Of what is written after it, the batch taken together; None
+            of a model that writes no text.
         decode_tokens_per_second: The same in tokens.
         latency_p50_ms: Half of the requests, each a prompt alone and a fixed number of tokens,
-            took no longer; milliseconds.
+            or a text alone of a model that writes none, took no longer; milliseconds.
         latency_p90_ms: 90 % of them did.
         latency_p99_ms: 99 % of them did; below a hundred requests close to the longest.
         requests: How many there were, over all rounds.
-        documents: Prompts of the batch.
+        documents: Prompts of the batch; texts read in a turn.
         peak_memory_bytes: What the model needed for the batch; see `memory`.
         memory: `allocated`: weights and the most that tensors took beside them on the device;
-            `weights and cache`: computed on a CPU, without activations.
+            `weights and cache`: computed on a CPU, without activations; `weights`: the same of a
+            model that has no cache.
+        rows_per_second: Texts, of a model that writes none; else None.
     """
 
     prompt_characters_per_second: Rounds
-    decode_characters_per_second: Rounds
-    decode_tokens_per_second: Rounds
+    decode_characters_per_second: Rounds | None
+    decode_tokens_per_second: Rounds | None
     latency_p50_ms: float
     latency_p90_ms: float
     latency_p99_ms: float
@@ -206,6 +220,22 @@ class SpeedScores:
     documents: int
     peak_memory_bytes: int
     memory: str
+    rows_per_second: Rounds | None = None
+
+    @property
+    def rounds(self) -> dict[str, Rounds]:
+        """What there is of each round, by its name in reports, what matters most first."""
+        named = {
+            "generated characters/s": self.decode_characters_per_second,
+            "generated tokens/s": self.decode_tokens_per_second,
+            "prompt characters/s": self.prompt_characters_per_second,
+        }
+        if self.decode_characters_per_second is None:
+            named = {
+                "read characters/s": self.prompt_characters_per_second,
+                "read texts/s": self.rows_per_second,
+            }
+        return {name: rounds for name, rounds in named.items() if rounds is not None}
 
     def to_json(self) -> dict[str, Any]:
         """For the stage's manifest."""
@@ -274,6 +304,8 @@ def _likelihood(record: dict[str, Any]) -> Likelihood:
         record.get("data", ""),
         tuple(record.get("fragmented", ())),
         share and Interval(**share),
+        record.get("measure", BITS),
+        record.get("told"),
     )
 
 

@@ -15,6 +15,15 @@ from adapt.evaluation.bootstrap import ratio_interval
 from adapt.evaluation.edges import edge_scores
 from adapt.evaluation.heads import has_head
 from adapt.evaluation.likelihood import Reading, halves, read_documents
+from adapt.evaluation.masked import (
+    MEASURE,
+    Words,
+    fills_masks,
+    longest_window,
+    read_masked,
+    shared_words,
+    told_bits,
+)
 from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
 from adapt.evaluation.slices import fragmented, text_hash
 from adapt.evaluation.tasks import Subject
@@ -41,6 +50,7 @@ def score_model(
     new_ids: Sequence[int] = (),
     writer: Any = None,  # noqa: ANN401
     base_tokenizer: Any = None,  # noqa: ANN401
+    tokenizers: Sequence[Any] = (),
 ) -> ModelScores:
     """Measures one model on held-out text and rows.
 
@@ -48,7 +58,8 @@ def score_model(
         section: `evaluation` of the recipe.
         corpus: Only its test side and the general text are read.
         model: In evaluation mode: a causal language model; or one with a head of classes, of which
-            the recipe's tasks are scored and nothing else.
+            the recipe's tasks are scored and nothing else; or one that fills in hidden words, of
+            which the pseudo likelihood of text is (`evaluation.masked`).
         tokenizer: Its tokenizer.
         name: For progress bars and file names: base, control or adapted.
         seed: Of the bootstrap.
@@ -61,6 +72,8 @@ def score_model(
             of each document the second half is scored in it, after the first in `tokenizer`'s.
         base_tokenizer: Decides which documents are fragmented (`slices.fragmented`); without one,
             they are found only where `name` is base, whose tokenizer it is.
+        tokenizers: Of all models that are compared where they fill in hidden words, the base's
+            first: they decide what is hidden together. Without any, the model's own does.
     """
     subject = Subject(
         model, tokenizer, name, new_ids=tuple(new_ids), baselines=baselines, writer=writer
@@ -68,6 +81,10 @@ def score_model(
     if has_head(model):
         tasks = _score_tasks(section, corpus, subject, seed, predictions)
         return ModelScores(None, None, tasks)
+    held_out = sample(corpus.documents("test"), section.max_documents, section.max_bytes, seed)
+    texts = sample(corpus.general(), section.max_documents, section.max_bytes, seed)
+    if fills_masks(model):
+        return _masked_scores(section, subject, tokenizers or [tokenizer], held_out, texts, seed)
     read = {
         "max_length": section.max_length,
         "batch_size": section.per_device_eval_batch_size,
@@ -76,13 +93,11 @@ def score_model(
     }
     if writer is not None:
         never_written(model, new_ids)
-    held_out = sample(corpus.documents("test"), section.max_documents, section.max_bytes, seed)
     reading = read_documents(model, tokenizer, held_out, label=f"{name}: domain text", **read)
     domain = _measure(_scored(held_out, writer), seed, reading)
     if base_tokenizer is not None or name == "base":
         cut_by = tokenizer if base_tokenizer is None else base_tokenizer
         domain = replace(domain, fragmented=fragmented(cut_by.backend_tokenizer, held_out))
-    texts = sample(corpus.general(), section.max_documents, section.max_bytes, seed)
     general = None
     if texts:
         reading = read_documents(model, tokenizer, texts, label=f"{name}: general text", **read)
@@ -137,7 +152,12 @@ def _scored(texts: Sequence[str], writer: Any) -> list[str]:  # noqa: ANN401
 
 
 def _measure(texts: Sequence[str], seed: int, reading: Reading) -> Likelihood:
-    bytes_ = np.array([len(text.encode()) for text in texts])
+    return _likelihood([len(text.encode()) for text in texts], text_hash(texts), seed, reading)
+
+
+def _likelihood(sizes: Sequence[int], data: str, seed: int, reading: Reading) -> Likelihood:
+    """Of what was read of documents, of which so many bytes each are scored."""
+    bytes_ = np.array(sizes)
     some = bytes_ > 0  # of a text without a space no second half is scored
     new = None
     if reading.new.any():
@@ -147,9 +167,67 @@ def _measure(texts: Sequence[str], seed: int, reading: Reading) -> Likelihood:
         tuple(round(float(b), 4) for b in reading.bits),
         tuple(bytes_.tolist()),
         ratio_interval(reading.bits[some], bytes_[some], seed),
-        text_hash(texts),
+        data,
         new_token_share=new,
     )
+
+
+def _masked_scores(
+    section: EvaluationSection,
+    subject: Subject,
+    tokenizers: Sequence[Any],
+    held_out: Sequence[str],
+    texts: Sequence[str],
+    seed: int,
+) -> ModelScores:
+    """Of a model that fills in hidden words, which answers no prompts."""
+    domain, general = (
+        _pseudo(section, subject, tokenizers, read, seed, f"{subject.name}: {kind} text")
+        for kind, read in (("domain", held_out), ("general", texts))
+    )
+    if domain is not None:
+        split = fragmented(tokenizers[0].backend_tokenizer, held_out)
+        domain = replace(domain, fragmented=split)
+    return ModelScores(domain, general, {})
+
+
+def _pseudo(
+    section: EvaluationSection,
+    subject: Subject,
+    tokenizers: Sequence[Any],
+    texts: Sequence[str],
+    seed: int,
+    label: str,
+) -> Likelihood | None:
+    """Of documents, by a model that fills in hidden words; None where it knows none of theirs.
+
+    The hash is of the documents with what is hidden together and what is left out: where other
+    tokenizers decided that otherwise, the figures are not of the same thing.
+    """
+    model, tokenizer = subject.model, subject.tokenizer
+    max_length = longest_window(model, tokenizer, section.max_length)
+    words = shared_words(texts, tokenizers, max_length=max_length)
+    sizes = [cut.scored_bytes(text) for cut, text in zip(words, texts, strict=True)]
+    if not any(sizes):
+        return None
+    reading = read_masked(
+        model,
+        tokenizer,
+        texts,
+        words,
+        max_length=max_length,
+        batch_size=section.per_device_eval_batch_size,
+        label=label,
+        new_ids=subject.new_ids,
+    )
+    data = text_hash([text, *_cuts(cut)] for text, cut in zip(texts, words, strict=True))
+    found = _likelihood(sizes, data, seed, reading)
+    told = told_bits(tokenizer, texts, words) / sum(sizes)
+    return replace(found, measure=MEASURE, told=told)
+
+
+def _cuts(words: Words) -> list[object]:
+    return [words.ends, [i for i, scored in enumerate(words.scored) if not scored]]
 
 
 def _score_tasks(

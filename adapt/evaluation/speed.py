@@ -1,7 +1,8 @@
 """Speed in characters a second, comparable across tokenizers, of several models side by side.
 
 Models are timed in turns, round after round, on the same documents: what else the machine does then
-slows all of them alike, and a round's figures may be compared in pairs.
+slows all of them alike, and a round's figures may be compared in pairs. Models that write continue
+prompts here; those that only read are timed by `evaluation.reading`.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Candidate:
     """A model to be timed.
 
     Attributes:
-        load: Gives the causal language model, in evaluation mode on its device; may be called
-            again where not all models fit into memory.
+        load: Gives the model, in evaluation mode on its device; may be called again where not all
+            models fit into memory.
         tokenizer: Of what it reads and writes.
         writer: Of what it writes, where units are only read.
     """
@@ -70,10 +71,11 @@ class Load:
 
 
 @dataclass
-class _Turns:
+class Turns:
     """What was measured of one model, turn by turn."""
 
     prompt: list[float] = field(default_factory=list)
+    rows: list[float] = field(default_factory=list)
     decode: list[float] = field(default_factory=list)
     tokens: list[float] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
@@ -113,16 +115,30 @@ def measure_speed(
     if not prompts:
         return {}
     warm_up = replace(load, new_tokens=2, requests=0)
-    shelf, found = _Shelf(models), {name: _Turns() for name in models}
-    for _ in watched(range(load.rounds), "Timing models in turns"):
+
+    def turn(model: Any, candidate: Candidate, turns: Turns, warm: bool) -> None:  # noqa: ANN401
+        _turn(model, candidate, prompts, load if warm else warm_up, turns)
+
+    found = in_turns(models, load.rounds, turn)
+    return {name: scores_of(turns, len(prompts)) for name, turns in found.items()}
+
+
+def in_turns(
+    models: Mapping[str, Candidate],
+    rounds: int,
+    turn: Callable[[Any, Candidate, Turns, bool], None],
+) -> dict[str, Turns]:
+    """Turns of all models, each warmed up by a turn that is not counted when it was loaded."""
+    shelf, found = _Shelf(models), {name: Turns() for name in models}
+    for _ in watched(range(rounds), "Timing models in turns"):
         for name, candidate in models.items():
             model, fresh = shelf.take(name)
             if fresh:
-                _turn(model, candidate, prompts, warm_up, _Turns())
-            _turn(model, candidate, prompts, load, found[name])
+                turn(model, candidate, Turns(), False)
+            turn(model, candidate, found[name], True)
             del model
             shelf.put_back(name)
-    return {name: _scores(turns, len(prompts)) for name, turns in found.items()}
+    return found
 
 
 def _prompts(
@@ -163,7 +179,7 @@ class _Shelf:
             return self.loaded[name], False
         model = self.loaded[name] = self.models[name].load()
         if self.keep is None:
-            others = (len(self.models) - 1) * _weights(model) * _SLACK
+            others = (len(self.models) - 1) * weight_bytes(model) * _SLACK
             self.keep = free_bytes(model.device) >= others
         return model, True
 
@@ -190,11 +206,11 @@ class _Clock(StoppingCriteria):
         self.device, self.times = device, list[float]()
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ANN401
-        self.times.append(_now(self.device))
+        self.times.append(now(self.device))
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """The time at which the device has done what it was told; seconds."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
@@ -207,11 +223,11 @@ def _turn(
     candidate: Candidate,
     prompts: Sequence[str],
     load: Load,
-    turns: _Turns,
+    turns: Turns,
 ) -> None:
     """One model's turn, added to what is known of it."""
     encoded = list(encode_documents(candidate.tokenizer, prompts))
-    before = _allocated(model.device)
+    before = allocated(model.device)
     start, clock, output = _continue(model, candidate.tokenizer, encoded, load.new_tokens)
     prompt, rest = clock.times[0] - start, clock.times[-1] - clock.times[0]
     longest = max(map(len, encoded))
@@ -226,7 +242,7 @@ def _turn(
     else:
         turns.memory = ALLOCATED
         extra = torch.cuda.max_memory_allocated(model.device) - before
-    turns.peak = max(turns.peak, _weights(model) + extra)
+    turns.peak = max(turns.peak, weight_bytes(model) + extra)
     del output
     for ids in encoded[: load.requests]:
         start, clock, _ = _continue(model, candidate.tokenizer, [ids], load.request_tokens)
@@ -245,14 +261,14 @@ def _continue(
     config.return_dict_in_generate = True
     ids, mask = (tensor.to(model.device) for tensor in left_padded(tokenizer, encoded))
     clock = _Clock(model.device)
-    start = _now(model.device)
+    start = now(model.device)
     output = model.generate(
         input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=[clock]
     )
     return start, clock, output
 
 
-def _allocated(device: torch.device) -> int | None:
+def allocated(device: torch.device) -> int | None:
     """Bytes that tensors take on a device that counts them; begins to look for the most."""
     if device.type != "cuda":
         return None
@@ -260,7 +276,7 @@ def _allocated(device: torch.device) -> int | None:
     return int(torch.cuda.memory_allocated(device))
 
 
-def _weights(model: Any) -> int:  # noqa: ANN401
+def weight_bytes(model: Any) -> int:  # noqa: ANN401
     """Bytes of a model's parameters and buffers, shared ones once."""
     tensors = {t.data_ptr(): t.nbytes for t in (*model.parameters(), *model.buffers())}
     return sum(tensors.values())
@@ -273,12 +289,13 @@ def _cached(cache: Any) -> int:  # noqa: ANN401
     return sum({t.data_ptr(): t.nbytes for t in held}.values())
 
 
-def _scores(turns: _Turns, documents: int) -> SpeedScores:
+def scores_of(turns: Turns, documents: int) -> SpeedScores:
+    """All turns of a model as its scores; what was not measured is None."""
     half, most, nearly_all = np.percentile(turns.milliseconds, [50, 90, 99]).tolist()
     return SpeedScores(
         prompt_characters_per_second=Rounds(tuple(turns.prompt)),
-        decode_characters_per_second=Rounds(tuple(turns.decode)),
-        decode_tokens_per_second=Rounds(tuple(turns.tokens)),
+        decode_characters_per_second=Rounds(tuple(turns.decode)) if turns.decode else None,
+        decode_tokens_per_second=Rounds(tuple(turns.tokens)) if turns.tokens else None,
         latency_p50_ms=half,
         latency_p90_ms=most,
         latency_p99_ms=nearly_all,
@@ -286,4 +303,5 @@ def _scores(turns: _Turns, documents: int) -> SpeedScores:
         documents=documents,
         peak_memory_bytes=turns.peak,
         memory=turns.memory,
+        rows_per_second=Rounds(tuple(turns.rows)) if turns.rows else None,
     )

@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
+from adapt.evaluation.result import BITS, SAME_TIME
 from adapt.publish.results import Results, licence, read_results, without_paths
+from adapt.reporting.formats import shown
 from adapt.workspace import Workspace, write_text
 
 _PLACEHOLDER = "org/name"
@@ -23,6 +25,13 @@ _HOLDS = {
     "tokenizer": "the adapted tokenizer alone",
     "base": "the base with the adapted vocabulary, not fine-tuned: what the adapter stands on",
 }
+
+# Classes of models that write no text, by the objective of their last phase.
+_CLASSES = {"classification": "AutoModelForSequenceClassification", "mlm": "AutoModelForMaskedLM"}
+_FILLING = """from transformers import pipeline
+
+fill = pipeline("fill-mask", model=model, tokenizer=tokenizer)
+fill(f"An abnormality of the {tokenizer.mask_token}.")"""
 
 
 def write_card(run: Path) -> Path:
@@ -105,14 +114,16 @@ def _eval_results(results: Results) -> list[Any]:
     found = []
     for kind in ("domain", "general"):
         if scores.get(kind):
+            measure = scores[kind].get("measure", BITS)
+            masked = measure != BITS
             found.append(
                 EvalResult(
-                    task_type="text-generation",
-                    task_name="language modelling",
+                    task_type="fill-mask" if masked else "text-generation",
+                    task_name="masked language modelling" if masked else "language modelling",
                     dataset_type=f"{name}-{kind}",
                     dataset_name=f"{name}: held-out {kind} text",
-                    metric_type="bits_per_byte",
-                    metric_name="bits per byte",
+                    metric_type=measure.replace(" ", "_"),
+                    metric_name=measure,
                     metric_value=round(scores[kind]["interval"]["value"], 3),
                 )
             )
@@ -167,8 +178,9 @@ def _loading(results: Results, what: str, repo: str, base_model: str | None, ada
     own = f'import adapt\n\nmodel, tokenizer = adapt.load("{repo}")'
     tokenizer = f'tokenizer = AutoTokenizer.from_pretrained("{repo}")'
     enough = (adapted or base_model) and not results.beyond_peft and not results.read_only
-    head = results.recipe["training"]["phases"][-1]["objective"] == "classification"
-    kind = "AutoModelForSequenceClassification" if head else "AutoModelForCausalLM"
+    objective = results.recipe["training"]["phases"][-1]["objective"]
+    kind = _CLASSES.get(objective, "AutoModelForCausalLM")
+    head = objective in _CLASSES
     plain = what != "adapter" or (enough and (adapted or not results.moves_ids) and not head)
     if what == "tokenizer":
         code = f"from transformers import AutoTokenizer\n\n{tokenizer}"
@@ -186,6 +198,8 @@ def _loading(results: Results, what: str, repo: str, base_model: str | None, ada
     else:
         code = own
     lines = ["## How to load", f"```python\n{code}\n```"]
+    if objective == "mlm" and what != "tokenizer":
+        lines.append(f"It fills in hidden words:\n\n```python\n{_FILLING}\n```")
     if what == "adapter" and plain:
         lines.append(f"or, with `adapt` (`pip install adapt-lm`):\n\n```python\n{own}\n```")
     package = results.base.removeprefix("package:")
@@ -240,18 +254,26 @@ def _scores(evaluation: Mapping[str, Any]) -> str:
             if interval := row["intervals"].get(model):
                 cell += f" [{interval[0]:{form}}, {interval[1]:{form}}]"
             cells.append(cell)
-        rows.append([f"{_plain(row['measure'])} ({row['better']} is better)", *cells])
-    lines = ["## Scores", _table(["", *models], rows)]
+        better = f" ({row['better']} is better)" if row["better"] else ""
+        rows.append([f"{_plain(row['measure'])}{better}", *cells])
+    lines = ["## Scores", _table(["", *map(shown, models)], rows)]
+    timed = (
+        " The other one was so for as long as the adapted model, on as many of them as fitted."
+        if SAME_TIME in models
+        else ""
+    )
     lines.append(
         "In brackets: bootstrap intervals over the held-out documents or rows. The control was "
-        "fine-tuned on the same documents with the base's own tokenizer."
+        f"fine-tuned on the same documents with the base's own tokenizer.{timed}"
         if "control" in models
         else "In brackets: bootstrap intervals. There is no control: what fine-tuning alone "
         "would have gained is not known."
     )
+    measure = _measure(evaluation)
     for name, compared in evaluation["comparisons"].items():
         if compared["domain"]:
-            lines.append(f"Domain text, adapted minus {name}: {_difference(compared['domain'])}.")
+            against, difference = shown(name), _difference(compared["domain"], measure)
+            lines.append(f"Domain text, adapted minus {against}: {difference}.")
     return "\n\n".join(lines)
 
 
@@ -260,13 +282,20 @@ def _forgetting(evaluation: Mapping[str, Any]) -> str:
     if not known:
         return "## General text\n\nNot measured: the recipe names no general text."
     lines = ["## General text", "What was forgotten; below zero, nothing was:"]
-    lines.append("\n".join(f"- adapted minus {k}: {_difference(d)}" for k, d in known.items()))
+    measure = _measure(evaluation)
+    each = (f"- adapted minus {shown(k)}: {_difference(d, measure)}" for k, d in known.items())
+    lines.append("\n".join(each))
     return "\n\n".join(lines)
 
 
-def _difference(interval: Mapping[str, float]) -> str:
+def _measure(evaluation: Mapping[str, Any]) -> str:
+    """What is measured of text."""
+    return str((evaluation["scores"]["adapted"]["domain"] or {}).get("measure", BITS))
+
+
+def _difference(interval: Mapping[str, float], measure: str) -> str:
     value, low, high = (interval[k] for k in ("value", "low", "high"))
-    return f"{value:+.3f} bits per byte, interval {low:+.3f} to {high:+.3f}"
+    return f"{value:+.3f} {measure}, interval {low:+.3f} to {high:+.3f}"
 
 
 def _data(results: Results) -> str:
@@ -309,7 +338,7 @@ def _cost(evaluation: Mapping[str, Any]) -> str:
             ]
             for phase in trained["phases"]
         ]
-        head = [f"{name}: phase", "steps", "documents", "bytes", "tokens", "seconds"]
+        head = [f"{shown(name)}: phase", "steps", "documents", "bytes", "tokens", "seconds"]
         head += ["kWh, estimated by codecarbon"] if metered else []
         lines.append(_table(head, phases))
         lines.append(

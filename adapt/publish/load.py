@@ -25,15 +25,10 @@ from adapt.embeddings.locate import Embeddings, find, parameters
 from adapt.embeddings.shards import read_header, shard_files
 from adapt.embeddings.surgery import row_sources, rows_needed, write_adapted_base
 from adapt.errors import ModelError, WorkspaceError, nearest
+from adapt.publish.kinds import kind_of, load_served, load_whole
 from adapt.publish.settings import LOCAL, AdapterSettings
-from adapt.training.model import (
-    ADAPTER_CONFIG,
-    CONTEXT,
-    ON_ROWS,
-    best_dtype,
-    load_merged,
-    load_model,
-)
+from adapt.training.model import ADAPTER_CONFIG, CONTEXT, ON_ROWS, best_dtype
+from adapt.training.parts import keep_output_bias
 from adapt.vocab import OUTPUT, TOKENIZER_FILES, VocabDelta, load_tokenizer
 from adapt.vocab.delta import FILE_NAME
 from adapt.vocab.files import copy_tokenizer
@@ -114,14 +109,16 @@ def load_weights(source: Source, dtype: str, *, merged: bool, trust_remote_code:
     """
     type_ = best_dtype(source.settings.dtype if dtype == "auto" else dtype)
     checkpoint, adapter = source.checkpoint, source.adapter
+    kind, trust = kind_of(adapter or checkpoint), {"trust_remote_code": trust_remote_code}
     if adapter is None:
-        return load_model(checkpoint, type_, trust_remote_code=trust_remote_code)
+        return load_whole(checkpoint, kind, type_, **trust)
     if source.rows is None and (merged or _is_several(adapter)):
-        return load_merged(checkpoint, adapter, type_, trust_remote_code=trust_remote_code)
-    model = load_model(checkpoint, type_, trust_remote_code=trust_remote_code)
+        return load_served(checkpoint, adapter, type_, **trust)
+    model = load_whole(checkpoint, kind, type_, **trust)
     if source.rows is not None:
         model.resize_token_embeddings(source.rows, mean_resizing=False)
     adapted = PeftModel.from_pretrained(model, str(adapter))
+    keep_output_bias(adapted)
     return (adapted.merge_and_unload() if merged else adapted).eval()
 
 

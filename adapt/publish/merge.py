@@ -38,11 +38,12 @@ from torch import Tensor
 
 from adapt.errors import AdaptError, ModelError
 from adapt.evaluation.heads import has_head
+from adapt.evaluation.masked import fills_masks
 from adapt.publish import stock
 from adapt.publish.agreement import EXACT, ROUNDING, differences, spread
+from adapt.publish.kinds import kind_of
 from adapt.publish.load import CONFIG, Source, load_weights, locate, refuse_dtype
 from adapt.publish.target import inside, refuse_existing
-from adapt.training.model import auto_class
 from adapt.vocab import OUTPUT, TOKENIZER_FILES, VocabDelta, load_tokenizer
 from adapt.vocab.delta import FILE_NAME
 from adapt.workspace import new_folder
@@ -110,7 +111,7 @@ class Merged:
 class _Answers:
     """What a model gives: ids and logits, (tokens, vocabulary), of texts, and continuations.
 
-    A model with a head of classes gives (1, classes) and no continuations.
+    A model with a head of classes gives (1, classes), and none that reads alone continuations.
     """
 
     ids: list[list[int]]
@@ -203,7 +204,7 @@ def _texts(prompts: Sequence[str]) -> list[str]:
 
 def _answers(model: Any, tokenizer: Any, prompts: list[str]) -> _Answers:  # noqa: ANN401
     read = stock.read(model, tokenizer, _texts(prompts))
-    writes = not has_head(model)
+    writes = not (has_head(model) or fills_masks(model))
     generated = stock.go_on(model, tokenizer, prompts, NEW_TOKENS)[0] if writes else []
     return _Answers([ids.tolist() for ids, _ in read], [logits for _, logits in read], generated)
 
@@ -250,7 +251,7 @@ def _fresh_process(
         "texts": texts,
         "prompts": prompts,
         "expected": expected.generated,
-        "auto_class": auto_class(folder),
+        "auto_class": kind_of(folder),
         "device": str(device()),
         "trust_remote_code": trust_remote_code,
     }

@@ -3,7 +3,7 @@
     python -P stock.py FOLDER QUESTIONS ANSWERS
 
 QUESTIONS is a JSON file with `texts`, `prompts`, `expected` (ids that each prompt is to be
-continued with; none of a model with a head of classes), `auto_class`, `device` and
+continued with; none of a model that writes no text), `auto_class`, `device` and
 `trust_remote_code`. ANSWERS is a safetensors file: `logits.<i>`, (tokens, vocabulary) or (1,
 classes) of each text, and `ids.<i>`; metadata `answers` is JSON with `vocab_size`,
 `generated` (ids of each prompt) and `gaps` (where a continuation differs from the expected one, by

@@ -20,6 +20,8 @@ SCORING_KEYS = {
     "shots",
     "json_schema",
 }
+# Keys of the section that say which models there are, and not how they are scored.
+MODEL_KEYS = {"control", "control_time"}
 
 
 class Task(Section):
@@ -162,10 +164,15 @@ class HarnessSection(Section):
 
 
 class EvaluationSection(Section):
-    """What is measured on held-out text: base, control and adapted side by side."""
+    """What is measured on held-out text: base, controls and adapted side by side."""
 
     control: bool = Field(
         True, description="Train the base tokenizer on the same bytes and compare with it."
+    )
+    control_time: bool = Field(
+        True,
+        description="With control: train the base tokenizer once more, for the time of the clock "
+        "that the adapted model's training took, on as much of the same text as fits.",
     )
     max_documents: int = Field(200, gt=0, description="Held-out documents a measurement reads.")
     max_bytes: int = Field(
@@ -185,6 +192,11 @@ class EvaluationSection(Section):
     harness: HarnessSection | None = Field(
         None, description="Tasks of lm-evaluation-harness; null: none."
     )
+
+    @property
+    def times_control(self) -> bool:
+        """Whether a second control is trained, for as long as the adapted model was."""
+        return self.control and self.control_time
 
     @model_validator(mode="after")
     def _names_differ(self) -> EvaluationSection:

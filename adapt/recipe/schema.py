@@ -38,6 +38,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _units_that_are_only_read(self) -> Recipe:
         if self.embeddings.units == "input":
+            if self.training.fills_masks:
+                raise ValueError(
+                    "a last phase with objective mlm predicts what it reads: leave out "
+                    "embeddings.units input"
+                )
             if self.tokenizer.mode != "extend" or self.tokenizer.prune:
                 raise ValueError(
                     "embeddings.units input writes with the base's own tokenizer, so "
@@ -69,10 +74,10 @@ class Recipe(Section):
         """A model has the head of its last phase, and is scored by it."""
         last, tasks = self.training.phases[-1], self.evaluation.tasks
         where = f"training.phases: {last.name} is the last, with objective {last.objective}"
-        if last.objective == "mlm":
+        if last.objective == "mlm" and tasks:
             raise ValueError(
-                f"{where}, which no score compares across vocabularies; add a phase with objective "
-                "classification"
+                f"{where}, which fills in hidden words and answers no evaluation.tasks "
+                f"{tasks[0].name}; leave tasks out, or add a phase with objective classification"
             )
         for task in tasks:
             if isinstance(task, ClassificationTask) and not self.training.classifies:
@@ -92,11 +97,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _what_the_harness_can_score(self) -> Recipe:
-        reads_only = self.training.classifies or self.embeddings.units == "input"
-        if self.evaluation.harness and reads_only:
+        reads_only = self.training.classifies or self.training.fills_masks
+        if self.evaluation.harness and (reads_only or self.embeddings.units == "input"):
             raise ValueError(
                 "evaluation.harness scores models that write what they read: leave out "
-                "embeddings.units input and a last phase with objective classification"
+                "embeddings.units input and a last phase with objective classification or mlm"
             )
         return self
 

@@ -261,6 +261,11 @@ class TrainingSection(Section):
         return self.phases[-1].objective == "classification"
 
     @property
+    def fills_masks(self) -> bool:
+        """Whether the last phase leaves a model that fills in hidden words, and writes no text."""
+        return self.phases[-1].objective == "mlm"
+
+    @property
     def quantised(self) -> Literal["nf4", "int8"] | None:
         """How the frozen base is held."""
         return self.quantization or ("nf4" if self.method == "qlora" else None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from adapt.evaluation.result import SAME_TIME
 from adapt.fertility import Fertility, saved
 from adapt.reporting.summary import (
     FRAGMENTED,
@@ -23,7 +24,7 @@ from adapt.reporting.summary import (
     training_row,
 )
 
-MODELS = ("adapted", "control")
+MODELS = ("adapted", "control", SAME_TIME)
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,17 @@ def _shown(hash_: str) -> str:
 
 
 def _text(summary: Summary, kind: str) -> Measured:
-    rows = [row for row in likelihood_rows(summary, kind) if row.measure != FRAGMENTED]
+    rows = [row for row in likelihood_rows(summary, kind) if not _on_part(row)]
     return rows, _likelihood_data(summary, kind)
+
+
+def _on_part(row: Row) -> bool:
+    return row.measure.endswith(FRAGMENTED)
 
 
 def _fragmented(summary: Summary) -> Measured:
     """On the documents that the run's own base cuts most: other bases may name others."""
-    rows = [row for row in likelihood_rows(summary, "domain") if row.measure == FRAGMENTED]
+    rows = [row for row in likelihood_rows(summary, "domain") if _on_part(row)]
     found = [one.domain.fragmented for one in summary.scores.values() if one.domain]
     part = next((one for one in found if one), ())
     return rows, _likelihood_data(summary, "domain", part)
@@ -142,16 +147,14 @@ def _speed(summary: Summary) -> Measured:
 
 def _time(summary: Summary) -> Measured:
     machine, trained = _machine(summary), summary.trained
-    seconds: dict[str, float | None] = {
-        m: sum(phase.seconds for phase in one.phases) for m, one in trained.items()
-    }
+    seconds: dict[str, float | None] = {m: one.seconds for m, one in trained.items()}
     energy = {m: one.energy_kwh for m, one in trained.items()}
     whole: dict[str, float | None] = {"adapted": sum(summary.seconds.values()) / 60}
     rows = [
         training_row(summary),
         Row("training, s", "lower", seconds, 0, {}),
         Row("training, kWh (estimated)", "lower", energy, 4, {}),
-        Row("all stages, control and scores included; min", "", whole, 1, {}),
+        Row("all stages, controls and scores included; min", "", whole, 1, {}),
     ]
     return rows, Data(machine, (), machine)
 
@@ -170,6 +173,6 @@ def _size(summary: Summary) -> Measured:
         row("new tokens", lambda m: added if m == "adapted" else 0, 0),
         row("parameters trained, millions", lambda m: trained[m].trainable / 1e6, 2),
         row("adapter, MB", lambda m: trained[m].adapter_bytes / 1e6, 2),
-        row("text trained on, MB", lambda m: sum(p.bytes_ for p in trained[m].phases) / 1e6, 3),
+        row("text trained on, MB", lambda m: trained[m].bytes_ / 1e6, 3),
         row("tokens trained on", lambda m: sum(p.tokens for p in trained[m].phases), 0),
     ], None

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from adapt.evaluation.bootstrap import Interval
-from adapt.evaluation.compare import SPEED, Comparison, Figure, Verdict
+from adapt.evaluation.compare import Comparison, Figure, Verdict
 from adapt.evaluation.result import ModelScores
 from adapt.evaluation.slices import on_slice
 from adapt.fertility import Fertility
@@ -107,9 +107,9 @@ def scores_table(scores: ModelScores, tokens: Fertility, title: str) -> Table:
         if one is None:
             continue
         documents = f"{len(one.bits):,} documents"
-        add(f"bits per byte, {kind} text ↓", one.interval, documents)
+        add(f"{one.measure}, {kind} text ↓", one.interval, documents)
         if (cut := on_slice(one, one.fragmented)) is not None:
-            add("bits per byte, fragmented text ↓", cut, f"{len(one.fragmented):,} documents")
+            add(f"{one.measure}, fragmented text ↓", cut, f"{len(one.fragmented):,} documents")
         if one.new_token_share:
             add(f"probability on new tokens, {kind} text", one.new_token_share, documents)
     for task, scored in scores.tasks.items():
@@ -118,7 +118,7 @@ def scores_table(scores: ModelScores, tokens: Fertility, title: str) -> Table:
             arrow = {"higher": " ↑", "lower": " ↓"}.get(better, "")
             add(f"{task}: {label}{arrow}", found, f"{scored.rows:,} rows")
     if scores.speed:
-        speed = scores.speed.decode_characters_per_second
+        name, speed = next(iter(scores.speed.rounds.items()))
         spread = f"{speed.low:,.0f} to {speed.high:,.0f}"
-        drawn.add_row(f"{SPEED} ↑", f"{speed.median:,.0f}", spread, f"{len(speed.values)} rounds")
+        drawn.add_row(f"{name} ↑", f"{speed.median:,.0f}", spread, f"{len(speed.values)} rounds")
     return drawn

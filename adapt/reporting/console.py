@@ -13,7 +13,8 @@ from rich.text import Text
 from adapt.fertility import RENYI_ALPHA, Fertility, SplitWord
 from adapt.reporting.audit import audit_sentence
 from adapt.reporting.comparison import comparison_table, explained
-from adapt.reporting.html import visible
+from adapt.reporting.cost import same_time
+from adapt.reporting.formats import shown, visible
 from adapt.reporting.summary import MODELS, Row, Summary, table
 from adapt.reporting.tasks import Ranked, defeats, ranking
 from adapt.reporting.tokens import NO_TEXT_NOTE, cut
@@ -30,6 +31,8 @@ def print_summary(summary: Summary, console: Console) -> None:
     if comparison and comparison.figures:
         console.print(comparison_table(comparison, "adapted", f"adapted against {against}"))
         console.print(explained(comparison.figures), markup=False)
+    if timed := same_time(summary):
+        console.print(timed, markup=False)
     if summary.audit and (found := audit_sentence(summary.audit)):
         console.print(found, markup=False)
     for note in summary.vocabulary.notes:
@@ -40,12 +43,12 @@ def print_summary(summary: Summary, console: Console) -> None:
 
 
 def summary_table(rows: Sequence[Row], title: str) -> Table:
-    """Base, control and adapted side by side; the best of each line in bold."""
+    """Base, controls and adapted side by side; the best of each line in bold."""
     models = [m for m in MODELS if m in rows[0].values]
     drawn = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
     drawn.add_column("held-out text and rows", no_wrap=True)
     for model in models:
-        drawn.add_column(model, justify="right")
+        drawn.add_column(shown(model).replace(", ", ",\n"), justify="right")
     for row in rows:
         known = [value for value in row.values.values() if value is not None]
         best = (max if row.better == "higher" else min)(known) if known and row.better else None
@@ -64,7 +67,7 @@ def ranking_table(ranked: Sequence[Ranked], title: str) -> Table:
     for row in ranked:
         accuracy = row.accuracy
         drawn.add_row(
-            Text(row.name, style="italic" if row.baseline else ""),
+            Text(shown(row.name), style="italic" if row.baseline else ""),
             f"{accuracy.value:.3f}",
             f"{accuracy.low:.3f} to {accuracy.high:.3f}",
             f"{row.macro_f1:.3f}",

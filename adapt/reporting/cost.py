@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from adapt.evaluation.result import SAME_TIME
 from adapt.reporting.formats import duration, number, share, size
 from adapt.reporting.summary import Summary
 from adapt.training.result import Trained
@@ -21,12 +22,30 @@ def costs(summary: Summary) -> dict[str, dict[str, str]]:
     return lines
 
 
+def same_time(summary: Summary) -> str:
+    """What the control of the same time took and read; empty where there is none."""
+    timed, control = summary.trained.get(SAME_TIME), summary.trained.get("control")
+    if timed is None or control is None:
+        return ""
+    wanted = duration(summary.trained["adapted"].seconds)
+    if timed.phases == control.phases:
+        return (
+            f"Adapted model and control trained for the same time within 1 % ({wanted} and "
+            f"{duration(control.seconds)}), so the control is the one of the same time as well."
+        )
+    part = share(timed.bytes_ / control.bytes_)
+    return (
+        f"The adapted model trained for {wanted}, the control of the same time for "
+        f"{duration(timed.seconds)}, on {size(timed.bytes_)}: {part} of what the control read."
+    )
+
+
 def _training(trained: Trained) -> list[tuple[str, str]]:
     energy = trained.energy_kwh
     return [
-        ("training time", duration(sum(phase.seconds for phase in trained.phases))),
+        ("training time", duration(trained.seconds)),
         ("energy", "" if energy is None else f"{energy:.3g} kWh"),
-        ("text trained on", size(sum(phase.bytes_ for phase in trained.phases))),
+        ("text trained on", size(trained.bytes_)),
         ("tokens trained on", number(sum(phase.tokens for phase in trained.phases))),
         ("parameters trained", number(trained.trainable)),
         ("adapter", size(trained.adapter_bytes)),

@@ -11,7 +11,7 @@ from adapt.corpus.result import CorpusStatistics, TextStatistics
 from adapt.errors import VocabularyError, WorkspaceError
 from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.compare import Comparison, Figure, Verdict
-from adapt.evaluation.result import ModelScores
+from adapt.evaluation.result import SAME_TIME, ModelScores
 from adapt.fertility import FertilityReport
 from adapt.reporting.summary import Summary
 from adapt.training.result import Trained
@@ -66,6 +66,7 @@ def _summary(
     corpus = record["corpus"]
     splits = {name: TextStatistics(**one) for name, one in corpus["splits"].items()}
     folders = {"adapted": workspace.adapter, "control": workspace.control}
+    folders[SAME_TIME] = workspace.control_time
     scores = {name: ModelScores.from_json(one) for name, one in record["scores"].items()}
     return Summary(
         name=record["name"],

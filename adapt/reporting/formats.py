@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from adapt.evaluation.result import SAME_TIME
+
 # Browsers drop control characters, or the rest of the page with them; their pictures are shown.
 CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 _SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
+_SHOWN = {SAME_TIME: "control, same time"}
+
+
+def shown(model: str) -> str:
+    """What a model of a run is called before people."""
+    return _SHOWN.get(model, model)
 
 
 def number(value: float | None, digits: int = 0, sign: str = "") -> str:

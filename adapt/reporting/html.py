@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,21 @@ from jinja2 import Environment
 from adapt.fertility import RENYI_ALPHA, Fertility, SplitWord, saved
 from adapt.reporting import plots, score_plots
 from adapt.reporting.comparison import probability
-from adapt.reporting.cost import costs
+from adapt.reporting.cost import costs, same_time
 from adapt.reporting.drawing import Plot, drawn
-from adapt.reporting.formats import CONTROL, duration, number, share, size
+from adapt.reporting.formats import CONTROL, duration, number, share, shown, size
 from adapt.reporting.formats import visible as visible
 from adapt.reporting.pages import LOOKS, pages
-from adapt.reporting.summary import MODELS, Row, Summary, edge_rows, speed_rows, table, task_rows
+from adapt.reporting.summary import (
+    MODELS,
+    Row,
+    Summary,
+    by_task,
+    edge_rows,
+    speed_rows,
+    table,
+    task_rows,
+)
 from adapt.reporting.tasks import defeats, ranking
 from adapt.training.result import PhaseResult
 from adapt.vocab.budget import Point, cheapest, chosen
@@ -81,6 +90,7 @@ def render(summary: Summary) -> str:
         new_tokens=summary.vocabulary.delta.added[:_NEW_TOKENS],
         phases=_phases(summary),
         costs=costs(summary),
+        same_time=same_time(summary),
         chosen=_chosen(summary),
         cheapest=cheapest(curve) if curve else None,
         replaced=summary.vocabulary.replaced[:_REPLACED],
@@ -107,6 +117,7 @@ def _environment() -> Environment:
         "number": number,
         "signed": lambda value, digits: number(value, digits, "+"),
         "share": share,
+        "shown": shown,
         "size": size,
         "duration": duration,
         "visible": visible,
@@ -130,21 +141,22 @@ def _drawings(summary: Summary) -> dict[str, Any]:
     """Every plot, by the names that the templates have for them."""
 
     def of_phases(draw: Callable[[dict[str, PhaseResult]], Plot | None]) -> list[Plot]:
-        return [plot for phase in _phases(summary) if (plot := draw(phase))]
+        named = [{shown(m): did for m, did in phase.items()} for phase in _phases(summary)]
+        return [plot for phase in named if (plot := draw(phase))]
 
     def of_fertility(before: Fertility, after: Fertility) -> list[Plot]:
         both = plots.word_tokens(before, after), plots.documents(before, after)
         return [plot for plot in both if plot]
 
     def of_task(name: str) -> dict[str, list[Plot]]:
-        tasks = {m: summary.scores[m].tasks[name] for m in MODELS if m in summary.scores}
+        tasks = {shown(m): task for m, task in by_task(summary, name).items()}
         confusions = {m: score_plots.confusion(task, m) for m, task in tasks.items()}
         found = {**confusions, "calibration": score_plots.calibration(tasks)}
         return {name: [plot] for name, plot in found.items() if plot}
 
-    likelihoods = [row for row in table(summary) if row.measure in _FOREST]
+    likelihoods = [row for row in table(summary) if row.measure.endswith(_FOREST)]
     return {
-        "forest": [plot for row in likelihoods if (plot := score_plots.intervals(row))],
+        "forest": [plot for row in likelihoods if (plot := score_plots.intervals(_named(row)))],
         "savings": plots.savings(summary.vocabulary.curve, _chosen(summary)),
         "bits_plots": of_phases(plots.bits_per_byte),
         "loss_plots": of_phases(plots.losses),
@@ -152,6 +164,12 @@ def _drawings(summary: Summary) -> dict[str, Any]:
         "fertility_plots": of_fertility,
         "task_plots": of_task,
     }
+
+
+def _named(row: Row) -> Row:
+    """With models as plots call them."""
+    values = {shown(m): value for m, value in row.values.items()}
+    return replace(row, values=values, intervals={shown(m): i for m, i in row.intervals.items()})
 
 
 # -- tables ---------------------------------------------------------------------------------
@@ -179,7 +197,7 @@ def _examples(summary: Summary, task: str) -> dict[str, list[_Example]]:
 
     All models answered the same rows in the same order.
     """
-    by_model = {m: summary.scores[m].tasks[task] for m in MODELS if m in summary.scores}
+    by_model = {shown(m): scored for m, scored in by_task(summary, task).items()}
     adapted = by_model["adapted"]
     if not adapted.example_rows or not all(one.answers for one in by_model.values()):
         rows = list(zip(*(one.examples for one in by_model.values()), strict=True))[:_EXAMPLES]

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from adapt.evaluation.compare import SPEED
 from adapt.evaluation.result import Rounds, TaskScores
 from adapt.reporting.drawing import Plot
 from adapt.reporting.formats import printed
@@ -137,10 +138,10 @@ def _capital(words: str) -> str:
 def speeds(summary: Summary) -> list[Plot]:
     """Speeds of all models in turns; nothing where they were not measured."""
     k = {m: s for m in MODELS if m in summary.scores and (s := summary.scores[m].speed)}
-    drawings = [
-        rounds("generated characters/s", {m: s.decode_characters_per_second for m, s in k.items()}),
-        rounds("prompt characters/s", {m: s.prompt_characters_per_second for m, s in k.items()}),
-    ]
+    titles = (
+        [title for title in next(iter(k.values())).rounds if title.endswith(SPEED)] if k else []
+    )
+    drawings = [rounds(title, {m: s.rounds[title] for m, s in k.items()}) for title in titles]
     return [plot for plot in drawings if plot]
 
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from adapt.errors import AdaptError, WorkspaceError
 from adapt.reporting.by_data import MODELS, Data, Measured, parts
 from adapt.reporting.finished import read_summary
-from adapt.reporting.formats import CONTROL, number
+from adapt.reporting.formats import CONTROL, number, shown
 from adapt.reporting.pages import LOOKS, pages
 from adapt.reporting.summary import Row, Summary
 from adapt.workspace import Workspace, write_text
@@ -97,7 +97,7 @@ def _in(folder: Path, others: Sequence[Path]) -> bool:
 
 
 def columns(runs: Sequence[Opened]) -> list[tuple[int, str]]:
-    """(number of the run, model): of each run the adapted model and its control."""
+    """(number of the run, model): of each run the adapted model and its controls."""
     return [(i, m) for i, run in enumerate(runs) for m in MODELS if m in run.summary.scores]
 
 
@@ -224,14 +224,14 @@ def render(runs: Sequence[Opened], place: Path) -> str:
         place: Folder of the page, which its links start from.
     """
     environment = pages()
-    environment.filters["number"] = number
-    made, shown, wide = sections(runs), names(runs), columns(runs)
+    environment.filters |= {"number": number, "shown": shown}
+    made, named, wide = sections(runs), names(runs), columns(runs)
     links = [link(run.folder, place) for run in runs]
     page = environment.get_template("side_by_side.html.jinja").render(
-        runs=list(zip(shown, [run.summary for run in runs], links, strict=True)),
+        runs=list(zip(named, [run.summary for run in runs], links, strict=True)),
         spans=[[i for i, _ in wide].count(run) for run in range(len(runs))],
         columns=wide,
-        names=shown,
+        names=named,
         mark=MARK,
         looks=LOOKS,
         sections=made,

@@ -9,14 +9,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from adapt.evaluation.result import SAME_TIME
+from adapt.reporting.formats import shown
+
 Spec = dict[str, Any]
 
 LINE: Spec = {"type": "line", "aria": False, "strokeWidth": 2}
 SAID: Spec = {"description": {"field": "said"}}  # of a mark that a reader may point at
 
 _STROKE: Spec = {"symbolType": "stroke", "symbolSize": 220, "symbolStrokeWidth": 2}
-_COLOURS = {"base": "var(--base)", "control": "var(--control)", "adapted": "var(--adapted)"}
-_DASHES = {"base": [2, 3], "control": [6, 4]}
+# By what plots call models.
+_COLOURS = {shown(m): f"var(--{m})" for m in ("base", "control", SAME_TIME, "adapted")}
+_DASHES = {"base": [2, 3], "control": [6, 4], shown(SAME_TIME): [9, 3, 2, 3]}
 _DOTS = 40  # points of a curve that are shown as dots; those of a longer one when pointed at
 
 

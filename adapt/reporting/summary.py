@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from adapt.corpus.audit import DataAudit
 from adapt.corpus.result import CorpusStatistics
 from adapt.evaluation.bootstrap import Interval
-from adapt.evaluation.compare import SPEED, Comparison, Verdict, same_documents
-from adapt.evaluation.result import ModelScores, TaskScores
+from adapt.evaluation.compare import Comparison, Verdict, same_documents
+from adapt.evaluation.result import SAME_TIME, ModelScores, TaskScores
 from adapt.evaluation.slices import on_slice
 from adapt.fertility import Fertility, FertilityReport
 from adapt.reporting.tasks import METRICS, defeats, ranking
 from adapt.training.result import Trained
 from adapt.vocab import Vocabulary
 
-MODELS = ("base", "control", "adapted")
-FRAGMENTED = "bits per byte, fragmented text"
+MODELS = ("base", "control", SAME_TIME, "adapted")
+FRAGMENTED = ", fragmented text"  # after what is measured: bits per byte, or pseudo ones
+_TOLD = "bits per byte that the number of masks may tell, at most"
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Summary:
         corpus: What was read, kept and held out.
         vocabulary: What became of the tokenizer.
         fertility: Before (`base`) and after (`adapted`), on held-out domain and general text.
-        trained: By `adapted` and `control`.
-        scores: By `base`, `control` and `adapted`.
-        comparisons: Adapted against `control` and `base`.
+        trained: By `adapted`, `control` and `control-time`.
+        scores: By `base` and those.
+        comparisons: Adapted against `base` and the controls.
         verdict: The recommendation.
         recipe: The resolved recipe, as YAML.
         seconds: Time of each stage when it ran.
@@ -100,7 +101,7 @@ class Row:
 
 
 def table(summary: Summary) -> list[Row]:
-    """The one table: base, control, adapted."""
+    """The one table: base, controls, adapted."""
     rows = tokenizer_rows(summary, summary.fertility.domain)
     rows += [row for kind in ("domain", "general") for row in likelihood_rows(summary, kind)]
     for task in summary.scores["adapted"].tasks:
@@ -115,7 +116,7 @@ def _models(summary: Summary) -> list[str]:
 
 
 def tokenizer_rows(summary: Summary, measured: Sequence[Fertility]) -> list[Row]:
-    """How one text is cut: the base's tokenizer is the control's as well.
+    """How one text is cut: the base's tokenizer is the controls' as well.
 
     Args:
         summary: Of a run.
@@ -147,7 +148,7 @@ def likelihood_rows(summary: Summary, kind: str) -> list[Row]:
     if all(found.values()):
         rows.append(
             Row(
-                f"bits per byte, {kind} text",
+                f"{found[models[0]].measure}, {kind} text",
                 "lower",
                 {m: f.interval.value for m, f in found.items()},
                 3,
@@ -167,10 +168,14 @@ def _slice_rows(summary: Summary, models: list[str]) -> list[Row]:
     cut = next((one.fragmented for one in scores.values() if one.fragmented), ())
     if cut and all(same_documents(one, scores[models[0]]) for one in scores.values()):
         found = {m: interval for m, one in scores.items() if (interval := on_slice(one, cut))}
-        rows.append(_interval_row(FRAGMENTED, "lower", models, found))
+        measure = f"{scores[models[0]].measure}{FRAGMENTED}"
+        rows.append(_interval_row(measure, "lower", models, found))
     shares = {m: one.new_token_share for m, one in scores.items() if one.new_token_share}
     if shares:
         rows.append(_interval_row("probability on new tokens", "", models, shares))
+    told = {m: one.told for m, one in scores.items()}
+    if None not in told.values():
+        rows.append(Row(_TOLD, "", told, 3, {}))
     return rows
 
 
@@ -181,17 +186,24 @@ def _interval_row(measure: str, better: str, models: list[str], found: dict[str,
 
 def task_rows(summary: Summary, task: str, *, whole: bool = True) -> list[Row]:
     """Metrics of a task; without `whole` those of the main table only."""
-    scores = {m: summary.scores[m].tasks[task] for m in MODELS if m in summary.scores}
+    scores = by_task(summary, task)
     measured = {metric for one in scores.values() for metric in one.metrics}
     rows = []
     for metric, (name, digits, better, main) in METRICS.items():
         if metric not in measured or not (whole or main):
             continue
-        values: dict[str, float | None] = {m: s.metrics.get(metric) for m, s in scores.items()}
+        values: dict[str, float | None] = {
+            m: scores[m].metrics.get(metric) if m in scores else None for m in _models(summary)
+        }
         found = {m: _interval(s, metric) for m, s in scores.items()}
         intervals = {m: (f.low, f.high) for m, f in found.items() if f is not None}
         rows.append(Row(f"{task}: {name}", better, values, digits, intervals))
     return rows
+
+
+def by_task(summary: Summary, task: str) -> dict[str, TaskScores]:
+    """Scores of a task, by the models that it was scored on."""
+    return {m: tasks[task] for m in _models(summary) if task in (tasks := summary.scores[m].tasks)}
 
 
 def _interval(scores: TaskScores, metric: str) -> Interval | None:
@@ -228,30 +240,29 @@ def harness_rows(summary: Summary) -> list[Row]:
 def speed_rows(summary: Summary) -> list[Row]:
     """Speed of all models, timed in turns: medians, with the range of rounds for an interval.
 
-    Generated characters a second come first; no rows where it was not measured.
+    Characters a second come first, generated or read; no rows where it was not measured.
     """
-    speeds = {m: summary.scores[m].speed for m in MODELS if m in summary.scores}
+    models = _models(summary)
+    # The control of the same time is not timed: it computes what the control does.
+    speeds = {m: summary.scores[m].speed for m in models if m != SAME_TIME}
     known = {m: speed for m, speed in speeds.items() if speed is not None}
     if not known or len(known) < len(speeds):
         return []
+
+    def row(measure: str, better: str, values: Mapping[str, float]) -> Row:
+        return Row(measure, better, {m: values.get(m) for m in models}, 0, {})
+
     rows = []
-    for measure, field in (
-        (SPEED, "decode_characters_per_second"),
-        ("generated tokens/s", "decode_tokens_per_second"),
-        ("prompt characters/s", "prompt_characters_per_second"),
-    ):
-        rounds = {m: getattr(speed, field) for m, speed in known.items()}
-        values: dict[str, float | None] = {m: r.median for m, r in rounds.items()}
-        rows.append(
-            Row(measure, "higher", values, 0, {m: (r.low, r.high) for m, r in rounds.items()})
-        )
+    for measure in next(iter(known.values())).rounds:
+        rounds = {m: speed.rounds[measure] for m, speed in known.items()}
+        medians = row(measure, "higher", {m: r.median for m, r in rounds.items()})
+        rows.append(replace(medians, intervals={m: (r.low, r.high) for m, r in rounds.items()}))
     for share in ("50", "90", "99"):
         values = {m: getattr(speed, f"latency_p{share}_ms") for m, speed in known.items()}
-        rows.append(Row(f"one request, {share} % took at most; ms", "lower", values, 0, {}))
-    memory: dict[str, float | None] = {m: s.peak_memory_bytes / 1e6 for m, s in known.items()}
+        rows.append(row(f"one request, {share} % took at most; ms", "lower", values))
+    memory = {m: s.peak_memory_bytes / 1e6 for m, s in known.items()}
     kind = next(iter(known.values())).memory
-    rows.append(Row(f"memory, MB ({kind})", "lower", memory, 0, {}))
-    return rows
+    return [*rows, row(f"memory, MB ({kind})", "lower", memory)]
 
 
 def edge_rows(summary: Summary) -> list[Row]:

@@ -41,7 +41,7 @@ class Ranked:
     """A model or a baseline on a classification task.
 
     Attributes:
-        name: base, control, adapted, tf-idf ...
+        name: base, control, control-time, adapted, tf-idf ...
         baseline: Whether it is a baseline.
         accuracy: With its 95 % interval; where a text may have several labels, the share of texts
             whose labels are all right.
@@ -72,6 +72,7 @@ def ranking(scores: dict[str, ModelScores], task: str) -> list[Ranked]:
     rows = [
         Ranked(model, False, one.tasks[task].main, _macro_f1(one.tasks[task].metrics))
         for model, one in scores.items()
+        if task in one.tasks
     ]
     rows += [Ranked(n, True, one.main, _macro_f1(one.metrics)) for n, one in beside.items()]
     return sorted(rows, key=lambda row: row.accuracy.value, reverse=True)

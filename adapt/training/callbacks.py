@@ -206,13 +206,25 @@ class Checkpoints(TrainerCallback):
 
     A checkpoint counts when its mark is there, which comes after every process has written its
     part; the one before is removed after that. So a kill at any moment leaves one to go on from.
+    The mark says how long training took up to it, which is then counted once.
 
     Args:
         stop: Whether to end.
+        earlier: Seconds up to the checkpoint that training goes on from.
     """
 
-    def __init__(self, stop: Stop) -> None:
-        self.stop = stop
+    def __init__(self, stop: Stop, earlier: float = 0.0) -> None:
+        self.stop, self.earlier, self.since = stop, earlier, time.perf_counter()
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ANN401 - the signature of transformers
+    ) -> None:
+        """Starts the clock."""
+        self.since = time.perf_counter()
 
     def on_step_end(
         self,
@@ -243,7 +255,9 @@ class Checkpoints(TrainerCallback):
             return
         folder = Path(str(args.output_dir))
         made = folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        (made / COMPLETE).write_text(json.dumps({"step": state.global_step}), encoding="utf-8")
+        seconds = round(self.earlier + time.perf_counter() - self.since, 3)
+        mark = {"step": state.global_step, "seconds": seconds}
+        (made / COMPLETE).write_text(json.dumps(mark), encoding="utf-8")
         kept = {made.name, Path(state.best_model_checkpoint or "").name}
         for other in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             if other.name not in kept:
@@ -254,6 +268,14 @@ def last_checkpoint(folder: Path) -> str | None:
     """The last checkpoint that every process has finished; None where there is none."""
     found = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")]
     return str(max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if found else None
+
+
+def seconds_until(checkpoint: str | None) -> float:
+    """How long training took up to a checkpoint; 0 where there is none, or it does not say."""
+    if checkpoint is None:
+        return 0.0
+    mark = json.loads((Path(checkpoint) / COMPLETE).read_text(encoding="utf-8"))
+    return float(mark.get("seconds", 0.0))
 
 
 def any_asked(asked: bool) -> bool:

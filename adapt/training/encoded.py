@@ -26,7 +26,7 @@ _HELD = 100
 
 _FILES = "files.json"  # names the Arrow files, in order
 
-_FORMAT = 2  # of what is stored; a change makes every cache anew
+_FORMAT = 3  # of what is stored; a change makes every cache anew
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Record:
         bytes_: UTF-8 bytes of the source text.
         lost: Bytes of text that did not fit.
         classes: Numbers of its labels.
+        labels: Causal objectives: what is learned in the place of each token; empty: the token.
     """
 
     input_ids: list[int]
@@ -47,6 +48,7 @@ class Record:
     bytes_: int
     lost: int = 0
     classes: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
 
 
 _FEATURES = Features(
@@ -56,6 +58,7 @@ _FEATURES = Features(
         "bytes_": Value("int64"),
         "lost": Value("int64"),
         "classes": List(Value("int32")),
+        "labels": List(Value("int32")),
         "tokens": Value("int64"),
     }
 )
@@ -144,6 +147,7 @@ def _row(record: Record) -> dict[str, Any]:
         **vars(record),
         "input_ids": np.array(record.input_ids, dtype=np.int32),
         "flags": np.array(record.flags, dtype=np.bool_),
+        "labels": np.array(record.labels, dtype=np.int32),
         "tokens": len(record.input_ids),
     }
 

@@ -72,13 +72,13 @@ class Examples(Generic[Kind]):
 
 
 def causal(number: int, parts: list[tuple[dict[str, Any], Part]]) -> Example:
-    """Documents in a row, each learning its flagged tokens."""
+    """Documents in a row, each learning its flagged tokens, or what stands in their place."""
     found = []
     for record, part in parts:
-        ids = record["input_ids"][part.start : part.end]
-        flags = record["flags"][part.start : part.end]
-        learned = zip(ids, flags, strict=True)
-        found.append(document(ids, [id_ if flag else IGNORED for id_, flag in learned]))
+        cut = slice(part.start, part.end)
+        ids, labels = record["input_ids"][cut], (record["labels"] or record["input_ids"])[cut]
+        learned = zip(labels, record["flags"][cut], strict=True)
+        found.append(document(ids, [label if flag else IGNORED for label, flag in learned]))
     return joined(found)
 
 

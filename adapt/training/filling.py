@@ -6,12 +6,13 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
+from numpy.typing import NDArray
 from torch import Tensor
 
 from adapt.corpus import Corpus, Split
@@ -79,13 +80,31 @@ class Request:
     completion_tokenizer: Any | None
     cache: Path | None
     split: Split
+    bytes_: int | None = None
 
     @property
     def sequences(self) -> int | None:
-        """Examples that fill the phase's steps; None: of all documents, each once."""
-        if self.split != "train":
+        """Examples that fill the phase's steps; None: of the documents that are asked for."""
+        if self.split != "train" or self.documents or self.bytes_ is not None:
             return None
         return sequences_a_step(self.phase) * self.phase.max_steps
+
+    def asked(self, numbers: Iterator[int], sizes: NDArray[np.int64]) -> Iterator[int]:
+        """The first records of an order: as many as were asked for, or as the bytes have room for.
+
+        Args:
+            numbers: Of records; maybe without an end.
+            sizes: UTF-8 bytes of each record.
+        """
+        if self.bytes_ is None:
+            yield from islice(numbers, self.documents)
+            return
+        room = self.bytes_
+        for place, number in enumerate(numbers):
+            room -= max(1, int(sizes[number]))
+            if place and room < 0:  # never none
+                return
+            yield number
 
     def order(self, count: int) -> Iterator[int]:
         """Numbers of records: over and over to train, once to validate."""
@@ -122,9 +141,9 @@ def filled(
     """
     drawn: list[int] = []
     lengths = column(store, "tokens")
-    sequences = None if request.documents else request.sequences
+    sequences = request.sequences
     room = (sequences or 0) * request.phase.max_length
-    for number in islice(request.order(len(store)), request.documents):
+    for number in request.asked(request.order(len(store)), column(store, "bytes_")):
         room -= max(1, int(lengths[number]))
         enough = len(drawn) == sequences and not request.packs
         if sequences and drawn and (room < 0 or enough):
@@ -145,13 +164,21 @@ def in_turn(request: Request, stores: Sequence[Dataset], build: Callable[..., An
     if request.split != "train":
         drawn = list(range(len(store)))
     else:
-        count = request.documents or request.sequences or 0
         streams = [request.order(len(part)) for part in stores]
-        turns = [i % len(stores) for i in range(count)]
-        drawn = [first[turn] + next(streams[turn]) for turn in turns]
+        numbers = request.asked(_by_turns(streams, first), column(store, "bytes_"))
+        drawn = list(islice(numbers, request.sequences))
     lengths = column(store, "tokens")
     rows: list[Row] = [(Part(i, 0, int(lengths[n])),) for i, n in enumerate(drawn)]
     return _data(request, store, drawn, rows, build)
+
+
+def _by_turns(streams: Sequence[Iterator[int]], first: Sequence[int]) -> Iterator[int]:
+    """A number of each stream in turn, behind its first, until one has no more."""
+    for turn in cycle(range(len(streams))):
+        number = next(streams[turn], None)
+        if number is None:
+            return
+        yield first[turn] + number
 
 
 def _data(

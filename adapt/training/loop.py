@@ -21,6 +21,7 @@ from adapt.training.callbacks import (
     StopOnNan,
     any_asked,
     last_checkpoint,
+    seconds_until,
 )
 from adapt.training.engines import Engine, gathered, let_go, set_up
 from adapt.training.failures import Stopped, explained, stop_on_sigterm
@@ -62,6 +63,8 @@ def run_phase(
             load_state(model, done)
         return record
     where = f"training.phases: {phase.name}"
+    standing = last_checkpoint(Path(str(arguments.output_dir)))
+    earlier = seconds_until(standing)
     with explained(where), stop_on_sigterm() as stop:
         trainer = Trainer(
             model=model,
@@ -75,7 +78,7 @@ def run_phase(
                 StopOnNan(phase.name),
                 StateInCheckpoints(),
                 *stopping_callbacks(phase),
-                Checkpoints(stop),
+                Checkpoints(stop, earlier),
             ],
             optimizer_cls_and_kwargs=_optimizer(model, phase, arguments),
         )
@@ -85,9 +88,7 @@ def run_phase(
         # First of all, so that trackers show what it adds.
         trainer.callback_handler.callbacks.insert(0, watching(model=model))
         with lean(model), trackers, Energy() as energy:
-            output = trainer.train(
-                resume_from_checkpoint=last_checkpoint(Path(str(arguments.output_dir)))
-            )
+            output = trainer.train(resume_from_checkpoint=standing)
         reached = trainer.state.global_step
         if any_asked(stop.asked) and reached < arguments.max_steps:
             raise Stopped(
@@ -95,7 +96,7 @@ def run_phase(
                 where=where,
                 fix="run the same command again to go on",
             )
-        seconds = output.metrics["train_runtime"]
+        seconds = earlier + output.metrics["train_runtime"]
         result = _result(phase, data, trainer, seconds, energy.kwh)
         trained = gathered(trainer.accelerator.unwrap_model(trainer.model))
         if engine.afresh:

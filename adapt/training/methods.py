@@ -23,7 +23,14 @@ from peft import (
 from adapt.errors import ModelError, TrainingError
 from adapt.recipe.training import TrainingSection
 from adapt.training.loftq import loftq
-from adapt.training.parts import layers, linear_names, row_modules, rows_to_train, task_type
+from adapt.training.parts import (
+    keep_output_bias,
+    layers,
+    linear_names,
+    row_modules,
+    rows_to_train,
+    task_type,
+)
 from adapt.training.precision import in_float32
 from adapt.training.rows import RowPlan, is_tied
 
@@ -199,9 +206,11 @@ def _writer(model: Any) -> str:  # noqa: ANN401
 
 def _peft(model: Any, config: PeftConfig, where: str) -> Any:  # noqa: ANN401
     try:
-        return get_peft_model(model, config)
+        made = get_peft_model(model, config)
     except (ValueError, NotImplementedError) as error:
         raise ModelError(str(error).strip().splitlines()[0], where=where) from None
+    keep_output_bias(made)
+    return made
 
 
 def _with_rows(config: Any, model: Any, plan: RowPlan) -> PeftConfig:  # noqa: ANN401

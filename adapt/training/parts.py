@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
+from torch import Tensor, nn
 
 from adapt.errors import ModelError
 from adapt.training.rows import RowPlan
@@ -38,6 +39,24 @@ def rows_to_train(model: Any, plan: RowPlan) -> dict[str, list[int]]:  # noqa: A
     longest = max(plan.ids, default=0)
     modules = row_modules(model).items()
     return {name: list(plan.ids) for name, m in modules if len(m.weight) > longest}
+
+
+def keep_output_bias(model: nn.Module) -> None:
+    """Gives an output layer back the bias that PEFT 0.21 leaves out while new rows train beside it.
+
+    Without it a model trains as another one than it is merged to.
+    """
+    found: list[Any] = [m for m in model.modules() if isinstance(m, TrainableTokensLayer)]
+    for layer in found:
+        if isinstance(layer.base_layer, nn.Linear) and layer.base_layer.bias is not None:
+            layer.register_forward_hook(_with_bias)
+
+
+def _with_bias(layer: Any, given: Any, output: Tensor) -> Tensor:  # noqa: ANN401
+    if layer.merged or layer.disable_adapters or not layer.active_adapters:
+        return output  # that of the layer below, which has added it
+    found: Tensor = output + layer.base_layer.bias.to(output)
+    return found
 
 
 def layers(model: Any) -> nn.ModuleList:  # noqa: ANN401

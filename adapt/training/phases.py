@@ -27,6 +27,7 @@ def phase_data(
     seed: int,
     documents: int | None,
     *,
+    bytes_: int | None = None,
     completion_tokenizer: Any | None = None,  # noqa: ANN401
     cache: Path | None = None,
     split: Split = "train",
@@ -41,6 +42,7 @@ def phase_data(
         seed: Order of documents; the same for every tokenizer.
         documents: How many to take, so that a control sees the bytes of its pair; None takes as
             many as fill the phase's steps.
+        bytes_: Instead of that, as many as this many UTF-8 bytes have room for; one at least.
         completion_tokenizer: The base's, where units are only read: what the model writes is
             encoded with it, and ids mean the same in both. None: one tokenizer for all.
         cache: Folder of encoded texts, kept between runs; None encodes in memory.
@@ -55,7 +57,16 @@ def phase_data(
     check_tasks(phase, tasks)
     data = OBJECTIVES[phase.objective](
         Request(
-            phase, tokenizer, corpus, tasks, seed, documents, completion_tokenizer, cache, split
+            phase,
+            tokenizer,
+            corpus,
+            tasks,
+            seed,
+            documents,
+            completion_tokenizer,
+            cache,
+            split,
+            bytes_,
         )
     )
     if not len(data.examples):

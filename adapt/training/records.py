@@ -28,10 +28,14 @@ from adapt.vocab.offsets import cells
 class PlainText:
     """Reads documents for next-token prediction.
 
+    Where units are only read, a document's beginning is encoded with units and the rest in base
+    pieces. All of it is learned, as the base would write it: in the place of a unit its first
+    piece, which is what comes next whether or not the reader takes more at once. So a text teaches
+    as much as it does without units, but for the inner pieces of those in its beginning.
+
     Attributes:
         tokenizer: Of the model.
-        completion_tokenizer: The base's, where units are only read: a document's beginning is
-            then encoded with units and not learned, the rest in base pieces. None: all is learned.
+        completion_tokenizer: The base's, where units are only read; None: units are written too.
         seed: Decides where the beginning ends, at the same share of a text for every tokenizer.
     """
 
@@ -49,8 +53,19 @@ class PlainText:
         written = plain_encoding(self.completion_tokenizer, text)
         share = random.Random(f"{self.seed} {text}").random()
         first, second = common_cut(text, read, written, share)
-        before, after = start + read.ids[:first], written.ids[second:]
-        return Record(before + after, [False] * len(before) + [True] * len(after), size)
+        pieces, rest = first_pieces(text, read, written)[:first], written.ids[second:]
+        return Record(
+            [*start, *read.ids[:first], *rest],
+            [*[False] * len(start), *[piece is not None for piece in pieces], *[True] * len(rest)],
+            size,
+            labels=[*start, *[piece or 0 for piece in pieces], *rest],
+        )
+
+
+def _places(text: str, encoding: Encoding) -> dict[int, int]:
+    """The number of tokens before each place that no token lies across, by character."""
+    found = dict(zip(*(part.tolist() for part in cells(len(text), encoding.offsets)), strict=True))
+    return {0: 0, **found}
 
 
 def common_cut(text: str, first: Encoding, second: Encoding, share: float) -> tuple[int, int]:
@@ -59,15 +74,27 @@ def common_cut(text: str, first: Encoding, second: Encoding, share: float) -> tu
     Returns:
         The number of tokens before the cut in the first, and in the second.
     """
-    if not text:
-        return 0, 0
-    places = [
-        dict(zip(*(part.tolist() for part in cells(len(text), e.offsets)), strict=True))
-        for e in (first, second)
-    ]
-    both = places[0].keys() & places[1].keys()
+    one, other = _places(text, first), _places(text, second)
+    both = one.keys() & other.keys()
     cut = max((end for end in both if end <= share * len(text) and end < len(text)), default=0)
-    return places[0].get(cut, 0), places[1].get(cut, 0)
+    return one[cut], other[cut]
+
+
+def first_pieces(text: str, read: Encoding, written: Encoding) -> list[int | None]:
+    """For each token of one segmentation the token of the other that begins where it begins.
+
+    None inside a character that both cut into bytes, and cut otherwise.
+    """
+    begins = {number: place for place, number in _places(text, read).items()}
+    others, pieces = _places(text, written), [*written.ids, None]
+    found: list[int | None] = []
+    other: int | None = 0
+    for number, id_ in enumerate(read.ids):
+        if number in begins:
+            other = others.get(begins[number])
+        found.append(None if other is None else pieces[other])
+        other = other + 1 if other is not None and pieces[other] == id_ else None
+    return found
 
 
 @dataclass(frozen=True)

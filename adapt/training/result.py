@@ -17,7 +17,8 @@ class PhaseResult:
         documents: Documents or rows seen, repeats counted.
         bytes_: UTF-8 bytes of text seen.
         tokens: Tokens seen, padding left out.
-        seconds: Time of the training loop.
+        seconds: Time of the training loop; of one that went on from a checkpoint, with the time
+            up to that.
         losses: (step, mean loss in nats a predicted token since the last entry).
         truncated_documents: Of the phase's documents, those longer than max_length that lost text.
         truncated_bytes: UTF-8 bytes that they lost.
@@ -68,9 +69,19 @@ class Trained:
     adapter_bytes: int
 
     @property
+    def seconds(self) -> float:
+        """Time of all phases' training loops."""
+        return sum(p.seconds for p in self.phases)
+
+    @property
+    def bytes_(self) -> int:
+        """UTF-8 bytes of training text, over all phases."""
+        return sum(p.bytes_ for p in self.phases)
+
+    @property
     def bytes_per_second(self) -> float:
         """UTF-8 bytes of training text a second, over all phases."""
-        return sum(p.bytes_ for p in self.phases) / sum(p.seconds for p in self.phases)
+        return self.bytes_ / self.seconds
 
     @property
     def energy_kwh(self) -> float | None:

@@ -69,6 +69,7 @@ def train(
     checkpoints: Path,
     folder: Path,
     documents: Sequence[int] | None = None,
+    text_bytes: Sequence[int] | None = None,
     completion_tokenizer: Any | None = None,  # noqa: ANN401
     tokenized: Path | None = None,
     loading: Loading = AS_IT_IS,
@@ -91,6 +92,7 @@ def train(
         checkpoints: Folder of this very training's checkpoints; gone when it is done.
         folder: The adapter or checkpoint, written by the main process, whole or not at all.
         documents: Documents of each phase, for a control; None fills the phases' steps.
+        text_bytes: Instead of that, UTF-8 bytes of each phase that its documents have to fit in.
         completion_tokenizer: The base's, where units are only read; None: one for all.
         tokenized: Folder of encoded texts, kept between runs; None encodes in memory.
         loading: How the model is loaded, beyond its type.
@@ -136,7 +138,9 @@ def train(
             completion_tokenizer=completion_tokenizer,
             cache=tokenized,
         )
-        data = encoded(documents[i] if documents else None)
+        data = encoded(
+            documents[i] if documents else None, bytes_=text_bytes[i] if text_bytes else None
+        )
         validation = encoded(None, split="validation") if phase.eval_steps else None
         wanted = head(phase.objective, data.classes, pad_id(tokenizer))
         done = checkpoints / f"{phase.name}-done"

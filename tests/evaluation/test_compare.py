@@ -42,6 +42,38 @@ def test_verdicts(base, control, adapted, spread, saved, choice):
     assert f"{abs(value - control) / control:.1%}" in found.sentence
 
 
+@pytest.mark.parametrize(
+    ("same_time", "said"),
+    [
+        (1.25, "; at equal time 28.0% better (95 % interval -0.350 to -0.350)."),
+        (0.8, "; at equal time 12.5% worse (95 % interval +0.100 to +0.100)."),
+    ],
+)
+def test_what_equal_time_says_stands_beside_and_decides_nothing(same_time, said):
+    values = {"base": 1.2, "control": 1.0, "control-time": same_time, "adapted": 0.9}
+    models = {name: scores(value) for name, value in values.items()}
+    comparisons = {name: compare(models["adapted"], models[name], name, 0) for name in values}
+    del comparisons["adapted"]
+    found = verdict(comparisons, models, 0.2)
+    alone = verdict({m: c for m, c in comparisons.items() if m != "control-time"}, models, 0.2)
+    assert found.choice == alone.choice == "adopt"
+    assert found.sentence == alone.sentence[:-1] + said
+
+
+def test_equal_time_is_said_of_a_heads_task_too():
+    models = {
+        name: ModelScores(None, None, {"organ": labelled([1.0] * right + [0.0] * (10 - right))})
+        for name, right in (("control", 5), ("control-time", 8), ("adapted", 4))
+    }
+    comparisons = {
+        name: compare(models["adapted"], models[name], name, 0)
+        for name in ("control", "control-time")
+    }
+    found = verdict(comparisons, models, 0.0)
+    assert "control 0.500: 20.0% worse" in found.sentence
+    assert "; at equal time 50.0% worse" in found.sentence
+
+
 def test_without_a_control_the_base_is_compared_with():
     models = {"base": scores(1.0), "adapted": scores(0.8)}
     found = verdict({"base": compare(models["adapted"], models["base"], "base", 0)}, models, 0.2)

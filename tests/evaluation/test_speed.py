@@ -8,9 +8,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import (
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
 
+from adapt import check
 from adapt.evaluation import speed
+from adapt.evaluation.bootstrap import Interval
+from adapt.evaluation.compare import Comparison, Figure, judge
+from adapt.evaluation.reading import ReadingLoad, measure_reading
 from adapt.evaluation.result import Rounds, SpeedScores
 from adapt.evaluation.speed import Candidate, Load, measure_speed
 from adapt.vocab import load_tokenizer
@@ -93,7 +102,7 @@ def test_an_end_of_text_ends_no_continuation_early(watched):
 def test_figures_are_work_over_time(watched, monkeypatch):
     """A clock that moves one second a look makes every figure known."""
     ticks = iter(range(10_000))
-    monkeypatch.setattr(speed, "_now", lambda device: float(next(ticks)))
+    monkeypatch.setattr(speed, "now", lambda device: float(next(ticks)))
     scores = measure_speed(of(watched, "base"), TEXTS, SMALL)["base"]
     batches = [call for call in watched.calls if call[1] != "load" and call[1][0] == 3]
     _, shape, _, named, output = batches[-1]
@@ -152,3 +161,114 @@ def test_scores_survive_their_manifest(watched):
     assert SpeedScores.from_json(record) == scores
     rounds = Rounds((3.0, 1.0, 2.0))
     assert (rounds.median, rounds.low, rounds.high) == (2.0, 1.0, 3.0)
+
+
+# -- models that write no text ------------------------------------------------------------------
+
+ROWS = ReadingLoad(documents=5, characters=60, batch_size=2, requests=2, rounds=3)
+
+
+@pytest.fixture
+def readers(tiny_encoder):
+    """Candidates with a head of classes, and every call of their models in order."""
+    calls = []
+    tokenizer = load_tokenizer(tiny_encoder)
+
+    def candidate(name, kind=BertForSequenceClassification):
+        def load():
+            model = kind.from_pretrained(str(tiny_encoder)).eval()
+            model.register_forward_pre_hook(
+                lambda _, __, named: calls.append((name, named)), with_kwargs=True
+            )
+            return model
+
+        return Candidate(load, tokenizer)
+
+    return SimpleNamespace(candidate=candidate, calls=calls, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("kind", [BertForSequenceClassification, BertForMaskedLM])
+def test_readers_read_the_same_texts_in_turns(readers, kind):
+    models = {name: readers.candidate(name, kind) for name in ("control", "adapted")}
+    scores = measure_reading(models, TEXTS, ROWS, max_length=128)
+    names = [name for name, _ in readers.calls]
+    # Three batches and two requests a turn; the first of each model has three batches more.
+    turn = [*["control"] * 5, *["adapted"] * 5]
+    assert names == [*["control"] * 8, *["adapted"] * 8, *turn, *turn]
+    shapes = [tuple(named["input_ids"].shape) for _, named in readers.calls[-5:]]
+    assert [rows for rows, _ in shapes] == [2, 2, 1, 1, 1]
+    read = {
+        name: [named["input_ids"].tolist() for who, named in readers.calls if who == name]
+        for name in models
+    }
+    assert read["control"] == read["adapted"]
+    for found in scores.values():
+        assert list(found.rounds) == ["read characters/s", "read texts/s"]
+        assert len(found.rows_per_second.values) == ROWS.rounds
+        assert found.decode_characters_per_second is None
+        assert (found.requests, found.documents) == (6, 5)
+
+
+def test_figures_of_readers_are_work_over_time(readers, monkeypatch):
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(speed, "now", lambda device: float(next(ticks)))
+    texts = [general(seed)[: 20 + seed] for seed in range(5)]
+    found = measure_reading({"a": readers.candidate("a")}, texts, ROWS, max_length=128)["a"]
+    assert found.rows_per_second.median == 5
+    assert found.prompt_characters_per_second.median == sum(map(len, texts))
+    assert (found.latency_p50_ms, found.latency_p99_ms) == (1_000, 1_000)
+    model = readers.candidate("b").load()
+    tensors = {t.data_ptr(): t.nbytes for t in (*model.parameters(), *model.buffers())}
+    assert (found.memory, found.peak_memory_bytes) == ("weights", sum(tensors.values()))
+    assert SpeedScores.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_no_model_is_given_more_than_it_reads(readers):
+    """What one tokenizer would cut off is shortened for all; nothing is left out for its length."""
+    found = measure_reading({"a": readers.candidate("a")}, TEXTS, ROWS, max_length=9)["a"]
+    assert found.documents == 5
+    for _, named in readers.calls:
+        ends = named["input_ids"] == readers.tokenizer.sep_token_id
+        assert ends.any(1).all()
+        assert named["input_ids"].shape[1] <= 9
+    assert measure_reading({"a": readers.candidate("a")}, [" ", ""], ROWS, max_length=9) == {}
+
+
+def test_a_decoder_without_padding_reads_one_text_at_a_time(tiny_base):
+    tokenizer = load_tokenizer(tiny_base)
+    shapes = []
+
+    def load():
+        model = LlamaForSequenceClassification.from_pretrained(str(tiny_base), pad_token_id=None)
+        model.register_forward_pre_hook(
+            lambda _, __, named: shapes.append(named["input_ids"].shape), with_kwargs=True
+        )
+        return model.eval()
+
+    measure_reading({"a": Candidate(load, tokenizer)}, TEXTS, ROWS, max_length=64)
+    assert {shape[0] for shape in shapes} == {1}
+
+
+def test_a_check_reckons_with_the_timing_that_there_is():
+    load = ReadingLoad()
+    assert load.rounds * (load.documents + load.requests) + load.documents == check._TIMED_TEXTS
+
+
+def test_results_of_older_versions_are_read(watched):
+    scores = measure_speed(of(watched, "base"), TEXTS, SMALL)["base"]
+    record = {k: v for k, v in scores.to_json().items() if k != "rows_per_second"}
+    assert SpeedScores.from_json(record) == scores
+    assert list(scores.rounds)[0] == "generated characters/s"
+
+
+def test_a_verdict_for_speed_cites_what_was_measured():
+    same = Interval(0.001, -0.002, 0.003)
+    macro = Figure("organ: macro-F1", "higher", 9, "", 0.7, 0.699, None, None, same, 0.5, "")
+    read = Figure("read characters/s", "higher", 0, "", 1_200.0, 1_000.0)
+    for figures, said in (
+        ((macro, read), "1.20 times the read characters/s"),
+        ((macro,), "saved."),
+    ):
+        found = judge(Comparison("control", None, None, figures), "adapted", 0.2, None)
+        assert found.choice == "adopt for speed"
+        assert said in found.sentence

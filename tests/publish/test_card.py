@@ -200,6 +200,23 @@ def test_sections(card):
     assert "torch: 2.13.0" in text
 
 
+def test_a_control_of_the_same_time_is_named_as_in_the_report(make_run):
+    run = make_run()
+    path = run / "reports" / "evaluation.json"
+    record = json.loads(path.read_text())
+    name = "control-time"
+    for part in ("comparisons", "scores", "training"):
+        record[part][name] = record[part]["control"]
+    for row in record["table"]:
+        row["values"][name] = row["values"]["control"]
+    path.write_text(json.dumps(record))
+    text = render(read_results(run), "adapter", base_model=BASE)
+    assert "| base | control | adapted | control, same time |" in text
+    assert "Domain text, adapted minus control, same time: +0.264" in text
+    assert "for as long as the adapted model" in text
+    assert unfounded(text, run) == []
+
+
 def test_without_control_and_general_text(make_run):
     run = make_run()
     path = run / "reports" / "evaluation.json"

@@ -204,6 +204,28 @@ def summary() -> Summary:
 
 
 @pytest.fixture
+def timed(summary) -> Summary:
+    """The same with a control that trained for the adapted model's time."""
+    return make_timed(summary)
+
+
+def make_timed(summary: Summary) -> Summary:
+    """With a control of the same time, whose likelihood alone was measured."""
+    one = trained("control-time", 9_600, ((5, 3.6), (10, 3.1), (16, 2.4)))
+    phases = tuple(
+        replace(p, bytes_=p.bytes_ * 4 // 5, seconds=p.seconds * 0.75) for p in one.phases
+    )
+    measured = replace(scores(0.95, 1.08, 0.5, ""), tasks={}, speed=None)
+    gained = Comparison("control-time", Interval(-0.1, -0.12, -0.08), Interval(-0.03, -0.08, 0.02))
+    return replace(
+        summary,
+        trained={**summary.trained, "control-time": replace(one, phases=phases)},
+        scores={**summary.scores, "control-time": measured},
+        comparisons={**summary.comparisons, "control-time": gained},
+    )
+
+
+@pytest.fixture
 def bare(summary) -> Summary:
     """A run in keep mode with no control, no general text and no tasks."""
     return make_bare(summary)

@@ -34,7 +34,7 @@ def browser():
 
 
 @pytest.fixture
-def report(summary, bare, tmp_path):
+def report(summary, timed, bare, tmp_path):
     """Writes a report: one with everything, one with little, or one full of markup."""
 
     def task(one):
@@ -48,7 +48,7 @@ def report(summary, bare, tmp_path):
 
     def written(name):
         scores = {model: task(one) for model, one in summary.scores.items()}
-        whole = {"whole": replace(summary, scores=scores), "bare": bare}
+        whole = {"whole": replace(summary, scores=scores), "timed": timed, "bare": bare}
         path = tmp_path / f"{name}.html"
         path.write_text(render(whole.get(name) or hostile_summary(summary)), encoding="utf-8")
         return path.as_uri()
@@ -204,7 +204,7 @@ def test_markup_in_the_data_stays_text(browser, report):
         assert tip.evaluate("tip => tip.childElementCount") == 0
 
 
-@pytest.mark.parametrize("name", ["whole", "bare", "hostile"])
+@pytest.mark.parametrize("name", ["whole", "timed", "bare", "hostile"])
 def test_on_a_phone_nothing_runs_over(browser, report, name):
     with Opened(browser, report(name), viewport=PHONE) as page:
         page.evaluate(OPEN_ALL)
@@ -218,7 +218,7 @@ def test_on_a_phone_nothing_runs_over(browser, report, name):
         assert smallest is None or smallest > 9
 
 
-@pytest.mark.parametrize("name", ["whole", "bare", "hostile"])
+@pytest.mark.parametrize("name", ["whole", "timed", "bare", "hostile"])
 def test_axe_finds_no_serious_fault_in_light_and_dark(browser, report, name):
     axe = pytest.importorskip(
         "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"

@@ -40,7 +40,7 @@ from adapt.training.heads import hand_over, head, load_with_head, loss_function
 from adapt.training.masking import mask_words, word_starts
 from adapt.training.objectives import balanced
 from adapt.training.phases import check_tasks, phase_data
-from adapt.training.records import Dialogue, PlainText
+from adapt.training.records import Dialogue, PlainText, first_pieces
 from adapt.training.run import train
 from adapt.vocab import Material, adapt_vocabulary, load_tokenizer
 from tests.conftest import clinical, general
@@ -345,21 +345,45 @@ def test_prompts_are_read_in_units_and_completions_written_in_base_pieces(tiny_b
 
 
 @given(st.integers(0, 400), st.integers(0, 9))
-def test_the_beginning_of_a_document_is_read_in_units_the_rest_is_learned(
+def test_the_beginning_of_a_document_is_read_in_units_and_all_learned_in_base_pieces(
     tiny_base, adapted, number, seed
 ):
     base, text = load_cached(tiny_base), clinical(number)["definition"]
     record = PlainText(adapted, base, seed)(text)
     start = len(start_ids(base))
-    read = record.flags.count(False)
-    assert record.flags == [False] * read + [True] * (len(record.flags) - read)
+    assert record.flags == [False] * start + [True] * (len(record.flags) - start)
     assert adapted.decode(record.input_ids[start:]) == text
     units = adapted.backend_tokenizer.encode(text).ids
     pieces = base.backend_tokenizer.encode(text).ids
-    learned = record.input_ids[read:]
-    assert learned
-    assert record.input_ids[start:read] == units[: read - start]
-    assert learned == pieces[-len(learned) :]
+    ids, labels = record.input_ids[start:], record.labels[start:]
+    assert any(ids == units[:i] + pieces[len(pieces) - len(ids) + i :] for i in range(len(ids) + 1))
+    # Every label is a base piece: the first of what its token spells.
+    left = iter(pieces)
+    for id_, label in zip(ids, labels, strict=True):
+        inner = len(base.backend_tokenizer.encode(adapted.decode([id_])).ids) - 1
+        assert label == next(left)
+        if id_ >= len(base):
+            assert len([next(left) for _ in range(inner)]) == inner > 0
+        else:
+            assert label == id_
+    assert next(left, None) is None
+
+
+ODD = st.lists(st.sampled_from(["heart", " ", "日本", "🫀", "é", "\n"])).map("".join)
+
+
+@given(st.text(max_size=40) | ODD)
+def test_first_pieces_begin_where_their_tokens_do(tiny_base, adapted, text):
+    tokenizer = load_cached(tiny_base)
+    base = tokenizer.backend_tokenizer
+    read, written = adapted.backend_tokenizer.encode(text), base.encode(text)
+    found = first_pieces(text, read, written)
+    # The same text by the same tokenizer is learned as it is.
+    assert first_pieces(text, written, written) == written.ids
+    left = iter(written.ids)
+    assert all(piece in left for piece in found if piece is not None)  # in their order
+    for id_, piece in zip(read.ids, found, strict=True):
+        assert piece in (None, id_) or id_ >= len(tokenizer)
 
 
 def test_without_a_second_tokenizer_all_of_a_document_is_learned(adapted):

@@ -49,6 +49,26 @@ def test_control_and_adapted_see_the_same_bytes_in_the_same_order(setting, index
     assert texts[0] == texts[1]
 
 
+@pytest.mark.parametrize("share", [0.01, 0.4, 0.8, 1.0, 1.7])
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_control_of_the_same_time_reads_the_same_order_to_another_end(setting, index, share):
+    recipe, corpus, base, _ = setting
+    phase, tasks = recipe.training.phases[index], recipe.evaluation.tasks
+    phase = phase.model_copy(update={"packing": index == 0})
+    whole = phase_data(phase, base, corpus, tasks, 0, 60)
+    room = round(share * whole.bytes_)
+    part = phase_data(phase, base, corpus, tasks, 0, None, bytes_=room)
+    more = phase_data(phase, base, corpus, tasks, 0, part.documents + 1)
+    drawn = more.examples.drawn.tolist()
+    assert part.examples.drawn.tolist() == drawn[:-1]
+    both = min(len(drawn), 60)
+    assert drawn[:both] == whole.examples.drawn.tolist()[:both]
+    assert part.bytes_ <= room < more.bytes_ or part.documents == 1
+    assert len(more.examples.drawn) == part.documents + 1
+    if share == 1.0:
+        assert (part.documents, part.bytes_) == (whole.documents, whole.bytes_)
+
+
 def test_steps_are_filled_but_not_overfilled(setting):
     recipe, corpus, _, adapted = setting
     phase = recipe.training.phases[0]

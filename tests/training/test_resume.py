@@ -19,7 +19,7 @@ from adapt.pipeline import Pipeline
 from adapt.recipe import load_recipe
 from adapt.training import callbacks
 from adapt.training.batches import Part
-from adapt.training.callbacks import COMPLETE, Checkpoints, last_checkpoint
+from adapt.training.callbacks import COMPLETE, Checkpoints, last_checkpoint, seconds_until
 from adapt.training.examples import Examples
 from adapt.training.failures import Stopped, explained
 from adapt.training.result import Trained
@@ -113,6 +113,19 @@ def test_sigterm_saves_first_and_says_how_to_go_on(runs, losses, capfd):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_the_clock_counts_what_was_before_the_checkpoint(runs, losses):
+    path = runs("stopped", phase={"save_steps": 50})
+    in_a_child(path, "on_step_end", "second", 3, signal.SIGTERM)
+    run = Workspace(Path(load_recipe(path).output_dir))
+    (mark,) = run.checkpoints.glob(f"*/second/checkpoint-3/{COMPLETE}")
+    record = json.loads(mark.read_text())
+    assert record["step"] == 3
+    assert record["seconds"] > 0
+    mark.write_text(json.dumps({**record, "seconds": 1000.0}))
+    first, second = Pipeline(load_recipe(path)).adapter().phases
+    assert 0 < first.seconds < 1000 < second.seconds < 2000
+
+
 def test_a_checkpoint_without_its_mark_does_not_count(tmp_path):
     for step, done in ((9, True), (10, True), (11, False)):
         folder = tmp_path / f"checkpoint-{step}"
@@ -121,6 +134,8 @@ def test_a_checkpoint_without_its_mark_does_not_count(tmp_path):
             (folder / COMPLETE).write_text("{}")
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
     assert last_checkpoint(tmp_path / "none") is None
+    assert seconds_until(last_checkpoint(tmp_path)) == 0  # as an earlier version marked it
+    assert seconds_until(None) == 0
 
 
 MEMORY = ["per_device_train_batch_size", "gradient_accumulation_steps", "max_length"]

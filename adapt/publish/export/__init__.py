@@ -15,9 +15,10 @@ from pathlib import Path
 from adapt.errors import AdaptError, ModelError, nearest
 from adapt.publish.export import to_gguf, to_onnx, to_vllm
 from adapt.publish.export.result import ExportError, Options, Written
+from adapt.publish.kinds import FILLS, kind_of
 from adapt.publish.load import Source, locate, refuse_dtype
 from adapt.publish.target import inside, refuse_existing
-from adapt.training.model import CLASSIFIES, auto_class
+from adapt.training.model import CLASSIFIES
 from adapt.workspace import Workspace, new_folder, write_json
 
 __all__ = ["FORMATS", "RECORD", "Export", "ExportError", "Format", "export"]
@@ -115,9 +116,11 @@ def export(
     target = output or inside(place, f"exports/{format_}")
     refuse_existing(target, force, "an export", RECORD)
     source = locate(reference, base=base, trust_remote_code=trust_remote_code)
-    if auto_class(source.adapter or source.checkpoint) == CLASSIFIES:
+    kind = kind_of(source.adapter or source.checkpoint)
+    if kind in (CLASSIFIES, FILLS):
+        has = "has a head of classes" if kind == CLASSIFIES else "fills in hidden words"
         raise ModelError(
-            "has a head of classes, and exports are of models that write text",
+            f"{has}, and exports are of models that write text",
             where=str(reference),
             fix="adapt merge writes a checkpoint that transformers loads",
         )
