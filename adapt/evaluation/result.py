@@ -116,6 +116,7 @@ class TaskScores:
         references: Label of every row; empty for generation.
         calibration: Bins of the expected calibration error that hold rows, the least sure first;
             empty where it was not measured.
+        trained: Whether phases train on its other rows; if not, it says what was forgotten.
     """
 
     kind: str
@@ -136,6 +137,7 @@ class TaskScores:
     data: str = ""
     references: tuple[str, ...] = ()
     calibration: tuple[Bin, ...] = ()
+    trained: bool = True
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,8 @@ def _score_task(
     seed: int,
     predictions: Path,
 ) -> TaskScores:
+    if not task.trained:  # a baseline that learned it would be beside models that did not
+        subject = replace(subject, baselines=False)
     held_out = _shuffled(corpus.rows(task.name, "test"), seed)
     rows = held_out[: task.max_documents or section.max_documents]
     if isinstance(task, GenerationTask):
@@ -261,4 +263,4 @@ def _score_task(
         score = score_label_sets if task.label_separator else score_labels
         train = list(corpus.rows(task.name, "train"))
         scored = score(section, task, train, rows, subject, seed, predictions)
-    return replace(scored, data=text_hash(rows))
+    return replace(scored, data=text_hash(rows), trained=task.trained)

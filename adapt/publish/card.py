@@ -279,12 +279,13 @@ def _scores(evaluation: Mapping[str, Any]) -> str:
 
 def _forgetting(evaluation: Mapping[str, Any]) -> str:
     known = {k: c["general"] for k, c in evaluation["comparisons"].items() if c.get("general")}
-    if not known:
+    tasks = [f"- {sentence}" for sentence in evaluation.get("forgotten", ())]
+    if not known and not tasks:
         return "## General text\n\nNot measured: the recipe names no general text."
     lines = ["## General text", "What was forgotten; below zero, nothing was:"]
     measure = _measure(evaluation)
     each = (f"- adapted minus {shown(k)}: {_difference(d, measure)}" for k, d in known.items())
-    lines.append("\n".join(each))
+    lines.append("\n".join([*each, *tasks]))
     return "\n\n".join(lines)
 
 

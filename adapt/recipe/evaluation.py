@@ -25,12 +25,17 @@ MODEL_KEYS = {"control", "control_time"}
 
 
 class Task(Section):
-    """Rows of a labelled file: trained on by sft phases, held-out rows are scored."""
+    """Rows of a labelled file: phases train on them, and held-out rows are scored."""
 
     name: str = Field(pattern=r"^[\w.-]+$", description="Names the task in reports.")
     path: str = Field(description="A .jsonl, .csv or .parquet file.")
     max_documents: int | None = Field(
         None, gt=0, description="Held-out rows scored; null: evaluation.max_documents."
+    )
+    trained: bool = Field(
+        True,
+        description="false: no phase trains on it, and reports say what was forgotten of it; rows "
+        "of its training side give labels and examples to show, no more.",
     )
 
 

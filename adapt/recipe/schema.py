@@ -114,13 +114,15 @@ class Recipe(Section):
         found = [
             task
             for task in self.evaluation.tasks
-            if task.kind == "classification" and (named is None or task.name in named)
+            if task.kind == "classification"
+            and task.trained
+            and (named is None or task.name in named)
         ]
         return found[0] if len(found) == 1 else None  # others are refused before training
 
     @model_validator(mode="after")
     def _sft_has_tasks(self) -> Recipe:
         bare = [p for p in self.training.phases if p.objective == "sft" and not p.messages]
-        if bare and not self.evaluation.tasks:
+        if bare and not any(task.trained for task in self.evaluation.tasks):
             raise ValueError("a phase with objective sft needs evaluation.tasks to train on")
         return self

@@ -16,7 +16,7 @@ from adapt.reporting.comparison import comparison_table, explained
 from adapt.reporting.cost import same_time
 from adapt.reporting.formats import shown, visible
 from adapt.reporting.summary import MODELS, Row, Summary, table
-from adapt.reporting.tasks import Ranked, defeats, ranking
+from adapt.reporting.tasks import Ranked, defeats, forgotten, ranking
 from adapt.reporting.tokens import NO_TEXT_NOTE, cut
 
 
@@ -38,7 +38,7 @@ def print_summary(summary: Summary, console: Console) -> None:
     for note in summary.vocabulary.notes:
         console.print(f"note: {note}", markup=False)
     console.print(summary.verdict.sentence, style="bold", markup=False)
-    for sentence in defeats(summary.scores):
+    for sentence in (*defeats(summary.scores), *forgotten(summary.scores)):
         console.print(sentence, style="bold", markup=False)
 
 

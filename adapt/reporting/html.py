@@ -35,7 +35,7 @@ from adapt.reporting.summary import (
     table,
     task_rows,
 )
-from adapt.reporting.tasks import defeats, ranking
+from adapt.reporting.tasks import defeats, forgotten, ranking
 from adapt.training.result import PhaseResult
 from adapt.vocab.budget import Point, cheapest, chosen
 from adapt.workspace import write_text
@@ -100,6 +100,7 @@ def render(summary: Summary) -> str:
         ],
         ranking=lambda task: ranking(summary.scores, task),
         defeats=defeats(summary.scores),
+        forgotten=forgotten(summary.scores),
         confusions=lambda task: [
             cell for cell in summary.scores["adapted"].tasks[task].confusion if cell[0] != cell[1]
         ][:_CONFUSIONS],

@@ -13,7 +13,7 @@ from adapt.evaluation.compare import Comparison, Verdict, same_documents
 from adapt.evaluation.result import SAME_TIME, ModelScores, TaskScores
 from adapt.evaluation.slices import on_slice
 from adapt.fertility import Fertility, FertilityReport
-from adapt.reporting.tasks import METRICS, defeats, ranking
+from adapt.reporting.tasks import METRICS, defeats, forgotten, ranking
 from adapt.training.result import Trained
 from adapt.vocab import Vocabulary
 
@@ -70,6 +70,7 @@ class Summary:
                 for task in self.scores["adapted"].tasks
             },
             "defeats": defeats(self.scores),
+            "forgotten": forgotten(self.scores),
             "comparisons": {k: asdict(v) for k, v in self.comparisons.items()},
             "scores": {k: v.to_json() for k, v in self.scores.items()},
             "training": {k: v.to_json() for k, v in self.trained.items()},
@@ -188,6 +189,7 @@ def task_rows(summary: Summary, task: str, *, whole: bool = True) -> list[Row]:
     """Metrics of a task; without `whole` those of the main table only."""
     scores = by_task(summary, task)
     measured = {metric for one in scores.values() for metric in one.metrics}
+    trained = all(one.trained for one in scores.values())
     rows = []
     for metric, (name, digits, better, main) in METRICS.items():
         if metric not in measured or not (whole or main):
@@ -197,7 +199,8 @@ def task_rows(summary: Summary, task: str, *, whole: bool = True) -> list[Row]:
         }
         found = {m: _interval(s, metric) for m, s in scores.items()}
         intervals = {m: (f.low, f.high) for m, f in found.items() if f is not None}
-        rows.append(Row(f"{task}: {name}", better, values, digits, intervals))
+        label = f"{task}: {name}" + ("" if trained else ", not trained on")
+        rows.append(Row(label, better, values, digits, intervals))
     return rows
 
 

@@ -98,17 +98,33 @@ def defeats(scores: dict[str, ModelScores]) -> list[str]:
                 known = " and logistic regression" if name == "tf-idf" else ""
                 sentences.append(
                     f"{task}: the adapted model loses to {name}{known}: {', '.join(lost)}"
-                    f"{_difference(adapted.each, baseline.each)}."
+                    f"{_difference(adapted.each, baseline.each, ' in accuracy')}."
                 )
     return sentences
 
 
-def _difference(adapted: tuple[float, ...], baseline: tuple[float, ...]) -> str:
-    """The paired interval of the difference in accuracy, where both have every row."""
+def forgotten(scores: dict[str, ModelScores]) -> list[str]:
+    """A sentence for every task that nothing was trained on: what it was before, and is now."""
+    base = scores["base"].tasks if "base" in scores else {}
+    sentences = []
+    for task, now in scores["adapted"].tasks.items():
+        if now.trained or task not in base:
+            continue
+        metric, before = next(iter(now.metrics)), base[task]
+        sentences.append(
+            f"{task}, which nothing was trained on: {METRICS[metric][0]} "
+            f"{before.metrics[metric]:.3f} before, {now.metrics[metric]:.3f} after"
+            f"{_difference(now.each, before.each)}."
+        )
+    return sentences
+
+
+def _difference(adapted: tuple[float, ...], baseline: tuple[float, ...], measure: str = "") -> str:
+    """The paired interval of the difference in the main metric, where both have every row."""
     if not adapted or len(adapted) != len(baseline):
         return ""
     found = paired_ratio_difference(adapted, baseline, [1.0] * len(adapted), seed=0)
     return (
-        f" (difference in accuracy {found.value:+.3f}, 95 % interval {found.low:+.3f} to "
+        f" (difference{measure} {found.value:+.3f}, 95 % interval {found.low:+.3f} to "
         f"{found.high:+.3f})"
     )

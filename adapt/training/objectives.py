@@ -168,5 +168,5 @@ def prompts(task: AnyTask, rows: Iterator[dict[str, Any]]) -> list[tuple[str, st
 
 def classification_tasks(phase: Phase, tasks: Sequence[AnyTask]) -> list[ClassificationTask]:
     """The tasks that a classification phase could train a head on."""
-    found = [task for task in tasks if isinstance(task, ClassificationTask)]
+    found = [t for t in tasks if isinstance(t, ClassificationTask) and t.trained]
     return [task for task in found if phase.tasks is None or task.name in phase.tasks]

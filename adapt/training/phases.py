@@ -38,7 +38,8 @@ def phase_data(
         phase: The recipe's phase.
         tokenizer: Of the model that trains.
         corpus: Only its training side is read (its validation side for that split).
-        tasks: Labelled rows, for `sft` and `classification`.
+        tasks: Labelled rows, for `sft` and `classification`; those that are only scored are left
+            out.
         seed: Order of documents; the same for every tokenizer.
         documents: How many to take, so that a control sees the bytes of its pair; None takes as
             many as fill the phase's steps.
@@ -55,6 +56,7 @@ def phase_data(
         ModelError: `mlm` with a tokenizer that has no mask token.
     """
     check_tasks(phase, tasks)
+    tasks = [task for task in tasks if task.trained]
     data = OBJECTIVES[phase.objective](
         Request(
             phase,
@@ -98,8 +100,13 @@ def check_tasks(phase: Phase, tasks: Sequence[AnyTask]) -> None:
         RecipeError: A name that no task has, nothing to train on, or not one classification task.
     """
     where = f"training.phases: {phase.name}"
+    kept_out = [task.name for task in tasks if not task.trained]
+    tasks = [task for task in tasks if task.trained]
     known = [task.name for task in tasks]
     for name in phase.tasks or ():
+        if name in kept_out:
+            fix = "leave it out of the phase, or of the task leave out trained: false"
+            raise RecipeError("is a task that nothing trains on", where=where, got=name, fix=fix)
         if name not in known:
             raise RecipeError("no such task", where=where, got=name, fix=nearest(name, known))
     if phase.objective == "sft" and not tasks and phase.messages is None:

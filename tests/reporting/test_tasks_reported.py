@@ -11,7 +11,7 @@ from adapt.evaluation.result import Baseline, ClassScores
 from adapt.reporting.console import print_summary
 from adapt.reporting.html import render
 from adapt.reporting.summary import table, task_rows
-from adapt.reporting.tasks import METRICS, defeats, ranking
+from adapt.reporting.tasks import METRICS, defeats, forgotten, ranking
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -104,3 +104,18 @@ def test_console_and_page_and_json(judged):
     record = json.loads(json.dumps(judged.to_json()))
     assert record["ranking"]["organ"][0]["name"] == "tf-idf"
     assert record["defeats"]
+
+
+def test_what_is_forgotten_of_a_task_is_said(summary):
+    scores = summary.scores
+    one = scores["adapted"].tasks["organ"]
+    kept_out = replace(one, trained=False)
+    before = replace(kept_out, metrics={**one.metrics, "accuracy": 0.75})
+    known = {
+        "base": replace(scores["base"], tasks={"organ": before}),
+        "adapted": replace(scores["adapted"], tasks={"organ": kept_out}),
+    }
+    (sentence,) = forgotten(known)
+    assert sentence.startswith("organ, which nothing was trained on: accuracy 0.750 before, ")
+    assert forgotten({"adapted": known["adapted"]}) == []  # no base, so nothing was before
+    assert forgotten(scores) == []
