@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -248,9 +249,12 @@ class Pipeline:
             from adapt.evaluation.speed import Candidate, measure_speed
 
             section, corpus = recipe.evaluation, self.prepared.corpus()
-            held_out = corpus.documents("test")
-            if task := recipe.classified:
-                held_out = (str(row[task.text]) for row in corpus.rows(task.name, "test"))
+
+            def held_out() -> Iterable[str]:
+                if task := recipe.classified:
+                    return (str(row[task.text]) for row in corpus.rows(task.name, "test"))
+                return corpus.documents("test")
+
             texts = sample(held_out, section.max_documents, section.max_bytes, recipe.seed)
             models = {
                 name: Candidate(partial(self._load, name), self._tokenizer_of(name), self._writer())

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,8 +183,9 @@ def _scored(
     tokenizer = load_tokenizer(source.tokenizer, trust_remote_code=trust)
     base = bases.resolve(recipe.model.base, recipe.model.revision).folder
     base_tokenizer = load_tokenizer(base, trust_remote_code=trust)
-    held_out = list(corpus.documents("test"))
-    cut = fertility.measure(tokenizer.backend_tokenizer, held_out, name=name, progress=True)
+    cut = fertility.measure(
+        tokenizer.backend_tokenizer, corpus.documents("test"), name=name, progress=True
+    )
     has_delta = (source.tokenizer / FILE_NAME).is_file()
     delta = VocabDelta.load(source.tokenizer) if has_delta else None
     # A recipe of read-only units measures every model so, that all are of the same text.
@@ -206,11 +208,13 @@ def _scored(
         tokenizers=[base_tokenizer, tokenizer],
     )
     reads, task = has_head(model) or fills_masks(model), recipe.classified
-    if task and has_head(model):
-        texts = [str(row[task.text]) for row in corpus.rows(task.name, "test")]
-    else:
-        texts = held_out
-    texts = sample(texts, section.max_documents, section.max_bytes, recipe.seed)
+
+    def held_out() -> Iterable[str]:
+        if task and has_head(model):
+            return (str(row[task.text]) for row in corpus.rows(task.name, "test"))
+        return corpus.documents("test")
+
+    texts = sample(held_out, section.max_documents, section.max_bytes, recipe.seed)
     models = {name: Candidate(lambda: model, tokenizer, writer)}
     measured = measure_reading if reads else measure_speed
     speed = measured(models, texts, max_length=section.max_length, seed=recipe.seed)

@@ -172,7 +172,15 @@ def leaking(sets: ShingleSets, held_out: Mask, train: Mask, threshold: float = N
         )
         return wanted
 
-    for left, right in similar_pairs(sets, threshold, across):
+    def one_side(texts: Ints, centres: Ints) -> Mask:
+        # Two texts of one side tell nothing, nor does one that was found: of each crowd only the
+        # texts of the smaller side are compared with all others.
+        sought = held_out[texts] & ~found[texts]
+        most = np.bincount(centres, sought) > np.bincount(centres, train[texts])
+        settled: Mask = np.where(most[centres], ~train[texts], ~sought)
+        return settled
+
+    for left, right in similar_pairs(sets, threshold, across, one_side):
         both = np.concatenate([left, right])
         found[both[held_out[both]]] = True
     return found

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,8 +83,9 @@ def score_model(
     if has_head(model):
         tasks = _score_tasks(section, corpus, subject, seed, predictions)
         return ModelScores(None, None, tasks)
-    held_out = sample(corpus.documents("test"), section.max_documents, section.max_bytes, seed)
-    texts = sample(corpus.general(), section.max_documents, section.max_bytes, seed)
+    most = section.max_documents, section.max_bytes
+    held_out = sample(lambda: corpus.documents("test"), *most, seed)
+    texts = sample(corpus.general, *most, seed)
     if fills_masks(model):
         return _masked_scores(section, subject, tokenizers or [tokenizer], held_out, texts, seed)
     read = {
@@ -126,24 +129,42 @@ def score_model(
     return ModelScores(domain, general, tasks, edge, harness=harness)
 
 
-def sample(texts: Iterable[str], documents: int, max_bytes: int, seed: int) -> list[str]:
+def sample(
+    texts: Callable[[], Iterable[str]], documents: int, max_bytes: int, seed: int
+) -> list[str]:
     """Documents drawn without replacement, at most so many and so many bytes; never none of some.
 
-    Files are often sorted, so the first documents would speak for one corner of the domain.
+    Files are often sorted, so the first documents would speak for one corner of the domain. They
+    are read twice: to be counted, and for those that were drawn; no others are held.
+
+    Args:
+        texts: Gives the documents, the same ones each time it is called.
+        documents: The most that are drawn.
+        max_bytes: In UTF-8; a first document may be longer.
+        seed: Another seed draws others.
     """
-    taken: list[str] = []
+    sizes = array("q", (len(text.encode()) for text in texts()))
+    taken: list[int] = []
     room = max_bytes
-    for text in _shuffled(texts, seed)[:documents]:
-        room -= len(text.encode())
+    for place in _order(len(sizes), seed)[:documents]:
+        room -= sizes[place]
         if room < 0 and taken:
             break
-        taken.append(text)
-    return taken
+        taken.append(place)
+    return _at(taken, texts())
 
 
-def _shuffled(items: Iterable[Item], seed: int) -> list[Item]:
-    everything = list(items)
-    return random.Random(seed).sample(everything, len(everything))
+def _order(count: int, seed: int) -> list[int]:
+    """The places of so many items, shuffled."""
+    return random.Random(seed).sample(range(count), count)
+
+
+def _at(places: Sequence[int], items: Iterable[Item]) -> list[Item]:
+    """The items at some places, in the order of the places."""
+    wanted = set(places)
+    until = islice(items, max(wanted, default=-1) + 1)
+    found = {place: item for place, item in enumerate(until) if place in wanted}
+    return [found[place] for place in places]
 
 
 def _scored(texts: Sequence[str], writer: Any) -> list[str]:  # noqa: ANN401
@@ -249,8 +270,9 @@ def _score_task(
 ) -> TaskScores:
     if not task.trained:  # a baseline that learned it would be beside models that did not
         subject = replace(subject, baselines=False)
-    held_out = _shuffled(corpus.rows(task.name, "test"), seed)
-    rows = held_out[: task.max_documents or section.max_documents]
+    order = _order(sum(1 for _ in corpus.rows(task.name, "test")), seed)
+    drawn = order[: task.max_documents or section.max_documents]
+    rows = _at(drawn, corpus.rows(task.name, "test"))
     if isinstance(task, GenerationTask):
         from adapt.evaluation.text_tasks import score_texts
 

@@ -53,7 +53,7 @@ class _Tally:
 
 def measure(
     tokenizer: Tokenizer,
-    texts: Sequence[str],
+    texts: Iterable[str],
     *,
     name: str,
     terms: Sequence[str] = (),
@@ -64,7 +64,7 @@ def measure(
 
     Args:
         tokenizer: Left as it is; stored truncation and padding are off while counting.
-        texts: Documents.
+        texts: Documents; streamed.
         name: Of the tokenizer, for tables.
         terms: Domain terms, for what is said of terms; blank ones are left out.
         context: Tokens, for `words_in_context`.
@@ -80,7 +80,7 @@ def measure(
 
 def measure_groups(
     tokenizer: Tokenizer,
-    groups: Mapping[str, Sequence[str]],
+    groups: Mapping[str, Iterable[str]],
     *,
     name: str,
     terms: Sequence[str] = (),
@@ -91,7 +91,7 @@ def measure_groups(
 
     Args:
         tokenizer: As for `measure`.
-        groups: Documents by the name of their part, which may be empty.
+        groups: Documents by the name of their part, which may be empty; streamed.
         name: As for `measure`.
         terms: As for `measure`; a part has no figures of terms.
         context: As for `measure`.

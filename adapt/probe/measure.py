@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ def measure_training(
         measured = _timed(subject, cut, data, shape, clock, total, memory)
         if texts:
             gc.collect()
-            general = _sample(recipe, corpus.general())
+            general = _sample(recipe, corpus.general)
             measured = _scored(recipe, subject, folder / "trained", texts, general, measured)
     gc.collect()
     return measured
@@ -265,7 +265,7 @@ def validation_text(recipe: Recipe, corpus: Corpus) -> list[str]:
     Raises:
         DataError: There is none.
     """
-    texts = _sample(recipe, corpus.documents("validation"))
+    texts = _sample(recipe, lambda: corpus.documents("validation"))
     if not texts:
         raise DataError(
             "a probe is scored on the validation side, which holds nothing",
@@ -276,7 +276,7 @@ def validation_text(recipe: Recipe, corpus: Corpus) -> list[str]:
     return texts
 
 
-def _sample(recipe: Recipe, texts: Iterable[str]) -> list[str]:
+def _sample(recipe: Recipe, texts: Callable[[], Iterable[str]]) -> list[str]:
     """As much as evaluation reads of a kind of text."""
     section = recipe.evaluation
     return sample(texts, section.max_documents, section.max_bytes, recipe.seed)

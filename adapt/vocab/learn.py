@@ -23,7 +23,8 @@ from adapt.vocab.units import Units
 
 # Supplementary planes: room for 1,048,576 ids, one code point each, none of them a surrogate.
 _PRIVATE = 0x10000
-_BATCH = 1000
+_BATCH = 1000  # texts; and as many characters: encodings take some 40 bytes a character
+_BATCH_CHARACTERS = 1_000_000
 _MOST_CELLS = 2**22
 _CHUNK = 200_000
 
@@ -232,9 +233,16 @@ def _cells(ids: NDArray[np.uint32], cells: int) -> NDArray[np.int64]:
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts in lists that the Rust tokenizers encode in parallel."""
-    stream = iter(texts)
-    while batch := list(islice(stream, _BATCH)):
+    """Texts in lists that the Rust tokenizers encode in parallel; streamed."""
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if len(batch) >= _BATCH or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
         yield batch
 
 
