@@ -19,6 +19,7 @@ from adapt.progress import watched
 _LOOKED_AT = 200  # rows by which columns are told apart
 _BYTES_PER_TOKEN = 4  # of general tokenizers on English
 _FEW_STEPS = 20
+_PSEUDO_BYTES = 20_000  # held-out text whose hidden words are scored one by one
 
 # One optimizer step: sequences x tokens.
 _BATCH = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
@@ -77,7 +78,8 @@ def first_recipe(wish: Wish) -> str:
         _TRAINING.format(megabytes=f"{size / 1e6:,.1f}"),
         _yaml({"training": _training(writes, size, sum(_bytes(task) for task in tasks))}),
         _EVALUATION,
-        _yaml({"evaluation": {"control": True, "tasks": tasks}}),
+        "" if writes or tasks else _PSEUDO,
+        _yaml({"evaluation": _evaluation(writes, tasks)}),
         _yaml({"publish": {"push_to_hub": False, "hub_model_id": None}}),
     ]
     return "".join(parts)
@@ -174,6 +176,15 @@ def _phase(name: str, objective: str, writes: bool, size: int) -> dict[str, Any]
     return {"name": name, "objective": objective, **sizes}
 
 
+def _evaluation(writes: bool, tasks: list[dict[str, str]]) -> dict[str, Any]:
+    """What is measured; an encoder reads windows as long as it was trained on."""
+    section: dict[str, Any] = {"control": True, "tasks": tasks}
+    if writes:
+        return section
+    dear = {} if tasks else {"max_bytes": _PSEUDO_BYTES}
+    return {**section, "max_length": _MAX_LENGTH[writes], **dear}
+
+
 _HEADER = """\
 # Made by `adapt init`: a start, to be read and changed. What every key means: `adapt schema`.
 #   adapt check {name}.yaml --probe    what it takes, and whether the new vocabulary pays
@@ -193,6 +204,9 @@ _EMBEDDINGS = """
 _TRAINING = """
 # max_steps: the {megabytes} MB of text once, by four bytes a token. Where memory is short, take
 # smaller batches and accumulate more of them.
+"""
+_PSEUDO = """\
+# Hidden words are scored one piece at a time, which is dear: some thousand bytes a minute on a CPU.
 """
 _EVALUATION = """
 # The control keeps the base's tokenizer and sees the same bytes: without it nothing is proven.

@@ -64,6 +64,15 @@ def test_an_encoder(adapt, files, tiny_encoder):
     check(recipe)
 
 
+def test_an_encoder_without_labels_is_scored_on_little_text(adapt, files, tiny_encoder):
+    path, _ = made(adapt, files, tiny_encoder)
+    recipe = load_recipe(path, [f"output_dir={files / 'run'}"])
+    assert recipe.training.fills_masks
+    assert recipe.evaluation.max_bytes == 20_000
+    assert recipe.evaluation.max_length == recipe.training.phases[0].max_length
+    check(recipe)
+
+
 def test_steps_follow_the_text(adapt, files, tiny_base):
     path, _ = made(adapt, files, tiny_base)
     few = load_recipe(path).training.phases[0].max_steps
