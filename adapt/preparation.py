@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from adapt.embeddings.build import Lesson
     from adapt.probe.sizes import Subject
     from adapt.probe.units import Units
+
+# Bytes of training text that units are learned from: of more text, every n-th document. They are
+# learned in memory, some 6 MB for each MB of text that does not repeat itself (16 where no word
+# comes twice).
+LEARNED_BYTES = 200_000_000
 
 
 class Preparation:
@@ -167,6 +173,7 @@ class Preparation:
             terms=terms_of(section.terms, "tokenizer.terms"),
             score_terms=terms_of(section.score_terms or [], "tokenizer.score_terms"),
             model=bases.size(base.folder) if isinstance(section.new_tokens, str) else None,
+            every=max(1, -(-corpus.statistics.splits["train"].bytes_ // LEARNED_BYTES)),
         )
         found = self.stages.run(
             "vocab",
@@ -176,6 +183,7 @@ class Preparation:
                 "corpus": self.stages.marks["corpus"],
                 "base": identity(base),
                 "terms": fingerprint([material.terms, material.score_terms]),
+                **({"every": material.every} if material.every > 1 else {}),
             },
             lambda: adapt_vocabulary(
                 section, self.tokenizer(base.folder), material, folder, read_only=read_only
@@ -203,15 +211,18 @@ class Preparation:
                 "adapted": self.tokenizer(vocabulary.folder).backend_tokenizer,
             }
 
-            def measured(texts: list[str]) -> tuple[fertility.Fertility, ...]:
+            def measured(
+                texts: Callable[[], Iterable[str]], kind: str
+            ) -> tuple[fertility.Fertility, ...]:
                 return tuple(
-                    fertility.measure(tokenizer, texts, name=name, terms=terms, progress=True)
+                    fertility.measure(tokenizer, texts(), name=name, terms=terms, progress=True)
                     for name, tokenizer in tokenizers.items()
-                    if texts
+                    if corpus.statistics.splits[kind].documents
                 )
 
             report = fertility.FertilityReport(
-                measured(list(corpus.documents("test"))), measured(list(corpus.general()))
+                measured(lambda: corpus.documents("test"), "test"),
+                measured(corpus.general, "general"),
             )
             write_json(target, report.to_json())
             return report

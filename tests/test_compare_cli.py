@@ -3,12 +3,14 @@
 import csv
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from adapt.corpus import Corpus
 from adapt.pipeline import Pipeline
 from adapt.recipe import load_recipe
 
@@ -130,6 +132,32 @@ def test_the_corpus_of_the_run_is_used_and_its_folder_left_alone(
     code, _, err = adapt("evaluate", tiny_base, "--recipe", recipe, "--output", run.workspace.root)
     assert code == 2
     assert "is a run" in err
+
+
+class Text(str):
+    """One that can be seen to be let go."""
+
+
+def test_held_out_text_is_streamed(adapt, recipe, tiny_base, tmp_path, monkeypatch):
+    read, most, alive = set(), 0, weakref.WeakSet()
+    documents = Corpus.documents
+
+    def watched(corpus, split):
+        nonlocal most
+        for text in map(Text, documents(corpus, split)):
+            read.add(str(text))
+            alive.add(text)
+            most = max(most, len(alive))
+            yield text
+
+    monkeypatch.setattr(Corpus, "documents", watched)
+    monkeypatch.setattr("adapt.vocab.offsets.BATCH_CHARACTERS", 300)
+    arguments = ["corpus.test_fraction=0.5", "evaluation.max_documents=3", "--name", "base"]
+    arguments += ["--output", tmp_path / "base"]
+    code, _, err = adapt("evaluate", tiny_base, "--recipe", recipe, *arguments)
+    assert code == 0, err
+    assert len(read) > 60
+    assert 3 <= most < 20  # those that were drawn, and a batch
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.heads import logits_of
 from adapt.pipeline import Pipeline
 from adapt.publish import merge as merging
+from adapt.publish.kinds import has_mask_head
 from adapt.publish.merge import merge
 from adapt.reporting.console import print_summary
+from adapt.training.parts import keep_output_bias
 from adapt.workspace import Workspace
 from tests.conftest import LABELS, ORGAN, PHASES, encoder_recipe
 from tests.publish.export_models import in_this_process
@@ -83,7 +85,7 @@ def test_a_merged_classifier_loads_in_stock_transformers(finished, tmp_path, mon
 
     recipe, _ = finished
     monkeypatch.setattr(merging.subprocess, "run", in_this_process)
-    merge(recipe.output_dir, tmp_path / "merged")
+    assert merge(recipe.output_dir, tmp_path / "merged").continuations == 0
     classify = pipeline("text-classification", model=str(tmp_path / "merged"))
     _, texts = texts_of(recipe)
     assert [one["label"] for one in classify(texts)] == [r["answer"] for r in answers(recipe)]
@@ -216,12 +218,14 @@ def filled(with_head, tmp_path_factory):
 def scored_again(recipe, model, tokenizer):
     """Bits of the held-out documents, as the run measured them."""
     from adapt.corpus import open_corpus
-    from adapt.evaluation.masked import longest_window, read_masked, shared_words
+    from adapt.evaluation.heads import longest_window
+    from adapt.evaluation.masked import read_masked, shared_words
     from adapt.evaluation.scores import sample
     from adapt.vocab import load_tokenizer
 
     section, corpus = recipe.evaluation, open_corpus(Workspace(Path(recipe.output_dir)).corpus)
-    texts = sample(corpus.documents("test"), section.max_documents, section.max_bytes, recipe.seed)
+    limits = section.max_documents, section.max_bytes, recipe.seed
+    texts = sample(lambda: corpus.documents("test"), *limits)
     longest = longest_window(model, tokenizer, section.max_length)
     both = [load_tokenizer(recipe.model.base), tokenizer]
     words = shared_words(texts, both, max_length=longest)
@@ -253,11 +257,14 @@ def test_a_run_may_end_in_hidden_words(filled, capsys):
     report = Workspace(Path(recipe.output_dir)).report.read_text()
     assert "Pseudo bits per byte, domain text, with 95 % intervals" in report
     assert "Difference in pseudo bits per byte" in report
+    assert "compare with their own kind alone" in report
     print_summary(summary, Console(width=160))
     printed = capsys.readouterr().out
     assert "pseudo bits per byte, general text" in printed
     assert "pseudo bits per byte, fragmented text" in printed
     assert "number of masks" in printed
+    print_summary(summary, Console(width=80))
+    assert "…" not in capsys.readouterr().out, "no figure is cut off"
 
 
 def test_what_fills_in_words_is_loaded_as_such(filled):
@@ -330,6 +337,48 @@ def test_the_command_line_takes_it_for_what_it_is(lora_filled, tmp_path):
             assert scores["domain"]["data"] == summary.scores[name].domain.data
             expected = summary.scores[name].domain.bits
             np.testing.assert_allclose(scores["domain"]["bits"], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "brings"),
+    [
+        ("BertForMaskedLM", True),
+        ("BertForPreTraining", True),
+        ("BertModel", False),
+        ("ElectraForPreTraining", False),  # tells words from replaced ones, and names none
+        ("FunnelForPreTraining", False),
+    ],
+)
+def test_only_a_head_that_names_words_is_a_head_for_them(tmp_path, architecture, brings):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    assert has_mask_head(tmp_path) == brings
+
+
+def test_a_peft_that_knows_of_biases_is_left_alone(with_head, monkeypatch):
+    """Its output layer adds the bias; a second one would change every figure."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
+    from transformers import BertForMaskedLM
+
+    plain = BertForMaskedLM.from_pretrained(str(with_head)).eval()
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        expected = plain(ids).logits
+    before = TrainableTokensLayer.forward_adapters
+
+    def mended(self, x, *args, **named):
+        found, layer = before(self, x, *args, **named), self.base_layer
+        return found + layer.bias if isinstance(layer, torch.nn.Linear) else found
+
+    for forward in (before, mended):
+        monkeypatch.setattr(TrainableTokensLayer, "forward_adapters", forward)
+        fresh = BertForMaskedLM.from_pretrained(str(with_head))
+        config = LoraConfig(target_modules=["query"], trainable_token_indices=[5, 6])
+        model = get_peft_model(fresh, config).eval()
+        keep_output_bias(model)
+        with torch.no_grad():
+            torch.testing.assert_close(model(input_ids=ids).logits, expected)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import unicodedata
+import weakref
 from dataclasses import asdict
 
 import numpy as np
@@ -359,6 +360,29 @@ def test_batches_and_progress_do_not_change_the_result(monkeypatch, capsys):
     streams = capsys.readouterr()
     assert streams.out == ""
     assert "Measuring x" in streams.err
+
+
+class Text(str):
+    """One that can be seen to be let go."""
+
+
+def test_texts_are_streamed(monkeypatch):
+    monkeypatch.setattr("adapt.vocab.offsets.BATCH_CHARACTERS", 200)
+    most, alive = 0, weakref.WeakSet()
+
+    def texts():
+        nonlocal most
+        for number in range(100):
+            text = Text(f"the patient number {number} has a fever")
+            alive.add(text)
+            most = max(most, len(alive))
+            yield text
+
+    streamed = measure(byte_level(), texts(), name="x")
+    assert streamed.documents == 100
+    assert 5 < most < 20  # a batch, and the one before it
+    assert measure_groups(byte_level(), {"": texts()}, name="x")[0] == streamed
+    assert most < 20
 
 
 def test_saved_is_the_share_of_tokens():

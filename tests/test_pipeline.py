@@ -487,7 +487,8 @@ def test_units_that_are_only_read_in_a_run(tiny_recipe):
     assert delta.read_only
     new = delta.added_ids
     limits = recipe.evaluation.max_documents, recipe.evaluation.max_bytes, recipe.seed
-    held = sample(pipeline.prepared.corpus().documents("test"), *limits)
+    corpus = pipeline.prepared.corpus()
+    held = sample(lambda: corpus.documents("test"), *limits)
     scored = sum(len(halves(text)[1].encode()) for text in held)
     assert {sum(s.domain.bytes_) for s in summary.scores.values()} == {scored}
     assert all(math.isfinite(s.domain.interval.value) for s in summary.scores.values())

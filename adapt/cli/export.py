@@ -47,7 +47,8 @@ def merge(
     )
     say(
         f"compared in a fresh process: logits within {done.difference:.2g} of their spread "
-        f"({done.tolerance:g} allowed for {done.dtype}), 20 greedy continuations the same"
+        f"({done.tolerance:g} allowed for {done.dtype})"
+        + (f", {done.continuations} greedy continuations the same" if done.continuations else "")
         + (f" but for {done.near_ties} near ties" if done.near_ties else "")
     )
     files = "1 file" if done.files == 1 else f"{done.files} files"

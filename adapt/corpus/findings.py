@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from adapt.corpus.clean import fold
 from adapt.corpus.patterns import DAMAGE, PRIVATE, main_script, scripts_of
-from adapt.corpus.similarity import Ints, Mask, ShingleSets, shingle_sets, similar_pairs
-from adapt.corpus.split import clusters, later_near_duplicates, sides
+from adapt.corpus.similarity import Mask, shingle_sets
+from adapt.corpus.split import clusters, later_near_duplicates, sides, similar_to
 from adapt.recipe.evaluation import AnyTask, ClassificationTask
 from adapt.recipe.sources import CorpusSection
 from adapt.recipe.training import Phase
@@ -138,7 +138,7 @@ def similar(
         leak_threshold=section.leak_threshold,
     )
     held_out = np.array([one == "test" for one in side])
-    leaked = leaking(sets, held_out, np.array([one == "train" for one in side]))
+    leaked = similar_to(sets, held_out, np.array([one == "train" for one in side]), NEAR)
     what = f"held out and yet like a training text (similarity {NEAR:g})"
     yield _finding(what, _chosen(items, leaked), int(held_out.sum()))
 
@@ -160,30 +160,6 @@ def _distinct(items: Sequence[Item]) -> tuple[dict[str, Item], bool]:
 
 def _chosen(items: Sequence[Item], mask: Mask) -> Iterator[Item]:
     return (items[i] for i in np.flatnonzero(mask).tolist())
-
-
-def leaking(sets: ShingleSets, held_out: Mask, train: Mask, threshold: float = NEAR) -> Mask:
-    """(texts,) whether a held-out text is similar to one that is trained on."""
-    found: Mask = np.zeros(len(sets.sizes), dtype=np.bool_)
-
-    def across(left: Ints, right: Ints) -> Mask:
-        wanted: Mask = (held_out[left] & train[right] & ~found[left]) | (
-            train[left] & held_out[right] & ~found[right]
-        )
-        return wanted
-
-    def one_side(texts: Ints, centres: Ints) -> Mask:
-        # Two texts of one side tell nothing, nor does one that was found: of each crowd only the
-        # texts of the smaller side are compared with all others.
-        sought = held_out[texts] & ~found[texts]
-        most = np.bincount(centres, sought) > np.bincount(centres, train[texts])
-        settled: Mask = np.where(most[centres], ~train[texts], ~sought)
-        return settled
-
-    for left, right in similar_pairs(sets, threshold, across, one_side):
-        both = np.concatenate([left, right])
-        found[both[held_out[both]]] = True
-    return found
 
 
 def balance(task: AnyTask, rows: Sequence[Item]) -> Iterator[Finding]:

@@ -10,7 +10,6 @@ Karp's, modulo 2^64), which numpy makes of a batch of texts at once.
 from __future__ import annotations
 
 import io
-import os
 import re
 import tempfile
 from array import array
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +36,11 @@ _SHINGLE_WORDS = 3
 
 HASH_BITS = 48
 KEY_BITS = HASH_BITS + 7  # with a class of rarity
-_CLASSES_AN_OCTAVE = 4  # of the count of a shingle: 128 classes reach 2^32 occurrences
-_MOST_CELLS = 2**24  # of the table that counts shingles; 64 MB
-# Characters or shingles worked on at a time: some 20 MB. A text counts for 16 more than it has, so
-# that 14 bits tell the texts of a piece apart: with a hash they make a positive int64.
+_CLASSES_AN_OCTAVE = 4  # of the count of a shingle: 124 classes, 7 bits, reach 2^31 occurrences
+_MOST_CELLS = 2**24  # of the table that counts shingles; 64 MB, and counting need not be exact
+# Characters or shingles worked on at a time: some 20 MB; a text with more is a piece by itself. A
+# text counts for 16 more than it has, so that 14 bits tell the texts of a piece apart: with a hash
+# they make a positive int64.
 _PIECE = 2**18
 _A_TEXT = 16
 
@@ -56,7 +56,7 @@ class ShingleSets:
     Attributes:
         starts: (texts + 1,) where each text's shingles begin in `shingles`; every text has one.
         shingles: (sum of set sizes,) each text's shingles in rising order; hashes of `HASH_BITS`
-            below a class of rarity. Mapped from a file where there is a folder.
+            below a class of rarity. Mapped from a file where there is a folder; read only.
         folder: For files of what grows with the text; None keeps it in memory.
     """
 
@@ -98,42 +98,32 @@ def shingle_sets(folded: Iterable[str], folder: Path | None = None) -> ShingleSe
         OSError: The disk is full.
     """
     sizes = array("q")
-    file: IO[bytes] = io.BytesIO() if folder is None else tempfile.TemporaryFile(dir=folder)
-    with file:
+    with scratch_file(folder) as file:
         for batch in _batches(folded):
             owners, hashes = _hashes(batch)
             keys = distinct(owners << HASH_BITS | hashes)
             sizes.extend(np.bincount(keys >> HASH_BITS, minlength=len(batch)).tolist())
             file.write((keys & ((1 << HASH_BITS) - 1)).tobytes())
         starts = starts_of(np.array(sizes, dtype=np.int64))
-        file.flush()
-        shingles = _numbers(file, int(starts[-1]))
-    sets = ShingleSets(starts, shingles, folder)
-    _rarest_first(sets)
-    return sets
+        _rarest_first(file, starts)
+        return ShingleSets(starts, _all_of(file), folder)
 
 
-def room(count: int, dtype: type[np.generic], folder: Path | None) -> npt.NDArray[Any]:
-    """(count,) numbers to be written: in memory, or mapped from a file without a name.
+def scratch_file(folder: Path | None) -> IO[bytes]:
+    """A file without a name, of which nothing is left once it is closed; None: in memory.
 
-    Raises:
-        OSError: The disk is full.
+    It is written as any file, and mapped only to be read: writing to a mapped page kills the
+    process where the disk is full.
     """
-    if folder is None or not count:
-        return np.empty(count, dtype)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        # A full disk would otherwise kill the process when a mapped page is written.
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, count * np.dtype(dtype).itemsize)
-        return np.asarray(np.memmap(file, dtype, "r+", shape=(count,)))
+    return io.BytesIO() if folder is None else tempfile.TemporaryFile(dir=folder)
 
 
-def _numbers(file: IO[bytes], count: int) -> Ints:
+def _all_of(file: IO[bytes]) -> Ints:
+    file.flush()
     if isinstance(file, io.BytesIO):
-        return np.frombuffer(bytearray(file.getvalue()), dtype=np.int64)
-    if not count:
-        return np.empty(0, np.int64)
-    return np.asarray(np.memmap(file, np.int64, "r+", shape=(count,)))
+        return np.frombuffer(file.getvalue(), np.int64)
+    size = file.seek(0, io.SEEK_END)  # an empty file cannot be mapped
+    return np.asarray(np.memmap(file, np.int64, "r")) if size else np.empty(0, np.int64)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -156,15 +146,18 @@ def _hashes(texts: list[str]) -> tuple[Ints, Ints]:
     """The text and the hash of every shingle of some texts."""
     words, lengths = _words(texts)
     owners = np.repeat(np.arange(len(texts)), lengths)
-    one, two, three = (words * np.uint64(place) for place in _PLACES)
+    one, two, three = map(np.uint64, _PLACES)
     inside = owners[:-2] == owners[2:]
-    trigrams = (one[:-2] + two[1:-1] + three[2:])[inside]
+    trigrams = words[:-2] * one
+    trigrams += words[1:-1] * two
+    trigrams += words[2:] * three
+    trigrams = trigrams[inside]
     firsts = starts_of(lengths)[:-1]
     single, double = np.flatnonzero(lengths == 1), np.flatnonzero(lengths == 2)
     none = np.flatnonzero(lengths == 0)
     short = [
-        one[firsts[single]],
-        one[firsts[double]] + two[firsts[double] + 1],
+        words[firsts[single]] * one,
+        words[firsts[double]] * one + words[firsts[double] + 1] * two,
         np.array([_of_text(texts[i]) for i in none.tolist()], dtype=np.uint64),
     ]
     found = np.concatenate([owners[:-2][inside], single, double, none])
@@ -184,11 +177,21 @@ def _words(texts: list[str]) -> tuple[_Hashes, Ints]:
     places = np.flatnonzero(begins)
     bounds = starts_of(np.array([len(text) + 1 for text in texts], dtype=np.int64))
     lengths = np.diff(np.searchsorted(places, bounds))
-    if not len(places):
-        return np.empty(0, np.uint64), lengths
-    powers, inverses = _powers(max(2 * _PIECE, 1 << (len(codes) - 1).bit_length()))
-    sums = np.add.reduceat(values_of[codes] * powers[: len(codes)], places)
-    return sums * inverses[places], lengths
+    hashes = np.empty(len(places), np.uint64)
+    # Some words at a time, or a text of 50 MB would need 2 GB.
+    stops = np.append(places[1:], len(codes))
+    for start, stop in cuts(stops - places, _PIECE):
+        first, last = places[start], stops[stop - 1]
+        hashes[start:stop] = _sums(values_of[codes[first:last]], places[start:stop] - first)
+    return hashes, lengths
+
+
+def _sums(values: _Hashes, places: Ints) -> _Hashes:
+    """The hashes of the words that begin in the given places of a row of characters' numbers."""
+    powers, inverses = _powers(max(_PIECE, 1 << (len(values) - 1).bit_length()))
+    values *= powers[: len(values)]
+    sums: _Hashes = np.add.reduceat(values, places)
+    return sums * inverses[places]
 
 
 @cache
@@ -230,30 +233,47 @@ def _mixed(hashes: _Hashes) -> Ints:
 # -- order ------------------------------------------------------------------------------------
 
 
-def _rarest_first(sets: ShingleSets) -> None:
-    """Puts the class of its rarity before each hash and sorts each text's anew, in place."""
+def _rarest_first(file: IO[bytes], starts: Ints) -> None:
+    """Puts the class of its rarity before each hash and sorts each text's anew, in the file."""
     # Shingles that share a cell count together. Any order gives the same pairs; this one is quick.
-    cells = np.zeros(min(_MOST_CELLS, 2 ** (2 * len(sets.shingles)).bit_length()), np.int32)
+    cells = np.zeros(min(_MOST_CELLS, 2 ** int(2 * starts[-1]).bit_length()), np.int32)
     last = len(cells) - 1
-    for start, stop in pieces_of(sets):
-        found = np.sort(sets.shingles[sets.starts[start] : sets.starts[stop]] & last)
+    for start, stop in pieces_of(starts):
+        found = np.sort(_read(file, starts[start], starts[stop]) & last)
         firsts = np.flatnonzero(first_of_each(found))
         cells[found[firsts]] += np.diff(np.append(firsts, len(found))).astype(np.int32)
-    for start, stop in pieces_of(sets):
-        place = slice(sets.starts[start], sets.starts[stop])
-        hashes = sets.shingles[place]
-        octaves = np.log2(cells[hashes & last], dtype=np.float32)
-        classes = (octaves * _CLASSES_AN_OCTAVE).astype(np.uint8)
-        owners = np.repeat(np.arange(stop - start), np.diff(sets.starts[start : stop + 1]))
+    for start, stop in pieces_of(starts):
+        hashes = _read(file, starts[start], starts[stop])
+        classes = _rarity(cells[hashes & last])
+        owners = np.repeat(np.arange(stop - start), np.diff(starts[start : stop + 1]))
         # Each text's hashes rise already; numpy sorts numbers of 8 and 16 bits in no time.
         order = np.argsort(classes, kind="stable")
         order = order[np.argsort(owners[order].astype(np.uint16), kind="stable")]
-        sets.shingles[place] = classes[order].astype(np.int64) << HASH_BITS | hashes[order]
+        file.seek(8 * int(starts[start]))
+        file.write((classes[order].astype(np.int64) << HASH_BITS | hashes[order]).tobytes())
 
 
-def pieces_of(sets: ShingleSets) -> Iterator[tuple[int, int]]:
-    """Runs of texts [start, stop) of some `_PIECE` shingles, or of a text that has more."""
-    return cuts(sets.sizes + _A_TEXT, _PIECE)
+def _read(file: IO[bytes], start: int, stop: int) -> Ints:
+    file.seek(8 * int(start))
+    return np.frombuffer(file.read(8 * int(stop - start)), np.int64)
+
+
+def _rarity(counts: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """The class of each count, 0 for one: its octave, and which quarter of it."""
+    # Exact, where the last bit of a logarithm might differ between two places of an array; then
+    # two texts would not have one order, and a pair could be lost.
+    mantissas, octaves = np.frexp(counts)
+    quarters = ((2 * mantissas - 1) * _CLASSES_AN_OCTAVE).astype(np.uint8)
+    return (octaves.astype(np.uint8) - np.uint8(1)) * np.uint8(_CLASSES_AN_OCTAVE) + quarters
+
+
+def pieces_of(starts: Ints) -> Iterator[tuple[int, int]]:
+    """Runs of texts [start, stop) of some `_PIECE` shingles, or of a text that has more.
+
+    Args:
+        starts: As of `ShingleSets`.
+    """
+    return cuts(np.diff(starts) + _A_TEXT, _PIECE)
 
 
 def distinct(values: Ints) -> Ints:

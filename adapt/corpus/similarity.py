@@ -36,7 +36,7 @@ from adapt.corpus.shingles import (
     first_of_each,
     pieces_of,
     ranges,
-    room,
+    scratch_file,
     shingle_sets,
     starts_of,
     words_of,
@@ -46,12 +46,16 @@ from adapt.progress import watched
 __all__ = ["Ints", "Mask", "ShingleSets", "jaccard", "shingle_sets", "similar_pairs", "words_of"]
 
 _PART = 2**20  # shingles sorted at a time; some 60 MB
-_MOST_PARTS = 2**16
-_BUCKET_BITS = 31  # with 32 for the text's place it makes a positive int64
+_MOST_PARTS = 2**16  # so that 16 bits tell them apart, which numpy sorts in no time
+_BUCKET_BITS = 31  # with 32 for the text's place a positive int64; with a part's 16 still a hash
 _EVENTS = 1_000_000  # candidate pairs held at a time; some 50 MB
 _VERIFIED_SHINGLES = 1_000_000  # shingles of candidate pairs compared at a time; some 50 MB
-_CROWD = 16  # texts that share a shingle: one is compared with the others before all are
-_SLACK = 1e-9  # keeps ceil() of a product of floats from rounding a whole number up
+# Texts that share a shingle: from so many on, one is compared with the others before all are. The
+# 105 pairs of fifteen cost less than telling which can be spared.
+_CROWD = 16
+_SLACK = 1e-12  # share by which floats may be off, or ceil() would round a whole number up
+
+_ENTRY = np.dtype([("code", np.int64), ("position", np.int32)])  # of a part, as in `_Part`
 
 Wanted = Callable[[Ints, Ints], Mask]
 
@@ -146,7 +150,7 @@ class _Ordered:
             rising,
             sizes - _ceil(threshold * sizes) + 1,
             rising - _ceil(2 * threshold / (1 + threshold) * rising) + 1,
-            np.searchsorted(rising, rising / threshold + _SLACK, side="right") - 1,
+            np.searchsorted(rising * (threshold * (1 - _SLACK)), rising, side="right") - 1,
         )
 
 
@@ -174,43 +178,42 @@ class _Part:
 
 
 def _parts(sets: ShingleSets, texts: _Ordered) -> Iterator[_Part]:
+    """Deals first shingles out by the lowest bits of their hashes, then sorts part by part."""
     total = int(texts.probed.sum())
     bits = min(total // _PART, _MOST_PARTS - 1).bit_length()
     sizes = np.zeros(2**bits, np.int64)
-    for part, _, _ in _entries(sets, texts, bits):
+    for part, _ in _entries(sets, texts, bits):
         sizes += np.bincount(part, minlength=len(sizes))
-    folder = sets.folder if bits else None
     starts = starts_of(sizes)
-    codes, positions = room(total, np.int64, folder), room(total, np.int32, folder)
     filled = starts[:-1].copy()
-    for part, code, position in _entries(sets, texts, bits):
-        order = np.argsort(part, kind="stable")
-        code, position = code[order], position[order]
-        bounds = starts_of(np.bincount(part, minlength=len(sizes)))
-        for i in np.flatnonzero(np.diff(bounds)).tolist():
-            here = slice(bounds[i], bounds[i + 1])
-            there = slice(filled[i], filled[i] + bounds[i + 1] - bounds[i])
-            codes[there], positions[there] = code[here], position[here]
-            filled[i] = there.stop
-    for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        order = np.argsort(codes[start:stop])
-        yield _Part(codes[start:stop][order], positions[start:stop][order])
+    with scratch_file(sets.folder if bits else None) as file:
+        for part, entries in _entries(sets, texts, bits):
+            entries = entries[np.argsort(part, kind="stable")]
+            bounds = starts_of(np.bincount(part, minlength=len(sizes)))
+            for i in np.flatnonzero(np.diff(bounds)).tolist():
+                file.seek(int(filled[i]) * _ENTRY.itemsize)
+                file.write(entries[bounds[i] : bounds[i + 1]].tobytes())
+            filled += np.diff(bounds)
+        file.seek(0)
+        for size in sizes.tolist():
+            entries = np.frombuffer(file.read(size * _ENTRY.itemsize), _ENTRY)
+            entries = entries[np.argsort(entries["code"])]
+            yield _Part(entries["code"].copy(), entries["position"].copy())
 
 
 def _entries(
     sets: ShingleSets, texts: _Ordered, bits: int
-) -> Iterator[tuple[npt.NDArray[np.uint16], Ints, npt.NDArray[np.int32]]]:
-    """First shingles of texts, by pieces: part, code (as of `_Part`) and position."""
-    for start, stop in pieces_of(sets):
+) -> Iterator[tuple[npt.NDArray[np.uint16], npt.NDArray[np.void]]]:
+    """First shingles of texts, by pieces: the part of each, and its entry there."""
+    for start, stop in pieces_of(sets.starts):
         first, most = sets.starts[start], texts.probed[start:stop]
         shingles = sets.shingles[first : sets.starts[stop]]
         hashes = shingles[ranges(sets.starts[start:stop] - first, most)]
+        entries = np.empty(len(hashes), _ENTRY)
         buckets = hashes >> bits & (2**_BUCKET_BITS - 1)
-        yield (
-            (hashes & (2**bits - 1)).astype(np.uint16),
-            buckets << 32 | np.repeat(texts.places[start:stop], most),
-            ranges(np.zeros(len(most), np.int64), most).astype(np.int32),
-        )
+        entries["code"] = buckets << 32 | np.repeat(texts.places[start:stop], most)
+        entries["position"] = ranges(np.zeros(len(most), np.int64), most)
+        yield (hashes & (2**bits - 1)).astype(np.uint16), entries
 
 
 # -- candidates -------------------------------------------------------------------------------
@@ -315,5 +318,5 @@ def _possible(part: _Part, texts: _Ordered, one: Ints, other: Ints) -> Ints:
 
 
 def _ceil(values: npt.NDArray[np.floating[Any]]) -> Ints:
-    whole: Ints = np.ceil(values - _SLACK).astype(np.int64)
+    whole: Ints = np.ceil(values * (1 - _SLACK)).astype(np.int64)
     return whole

@@ -115,14 +115,36 @@ def similar_to_first(sets: ShingleSets, first: int, threshold: float) -> Mask:
 
     For general text: what repeats the domain measures nothing but the domain.
     """
+    late = np.arange(len(sets.sizes)) >= first
+    return similar_to(sets, late, ~late, threshold)[first:]
+
+
+def similar_to(sets: ShingleSets, sought: Mask, others: Mask, threshold: float) -> Mask:
+    """(texts,) whether a sought text has Jaccard similarity >= threshold with one of the others.
+
+    Args:
+        sets: Shingles of the texts.
+        sought: (texts,) which texts are asked about.
+        others: (texts,) with which they are compared; no text is both.
+        threshold: In (0, 1].
+    """
     found: Mask = np.zeros(len(sets.sizes), dtype=np.bool_)
 
     def across(left: Ints, right: Ints) -> Mask:
-        return (left < first) & (right >= first) & ~found[right]
+        wanted: Mask = (sought[left] & others[right] & ~found[left]) | (
+            others[left] & sought[right] & ~found[right]
+        )
+        return wanted
 
-    def known(texts: Ints, centres: Ints) -> Mask:
-        return (texts < first) | found[texts]
+    def one_side(texts: Ints, centres: Ints) -> Mask:
+        # Two texts of one side tell nothing, nor does one that was found: of each crowd only the
+        # texts of the smaller side are compared with all others.
+        left = sought[texts] & ~found[texts]
+        more = np.bincount(centres, left) > np.bincount(centres, others[texts])
+        settled: Mask = np.where(more[centres], ~others[texts], ~left)
+        return settled
 
-    for _, right in similar_pairs(sets, threshold, across, known):
-        found[right] = True
-    return found[first:]
+    for left, right in similar_pairs(sets, threshold, across, one_side):
+        both = np.concatenate([left, right])
+        found[both[sought[both]]] = True
+    return found

@@ -52,6 +52,11 @@ class Figure:
     p_value: float | None = None
     test: str = ""
 
+    @property
+    def digits(self) -> int:
+        """Places after the point that are worth showing."""
+        return 0 if self.name.endswith(SPEED) else 3
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -125,7 +130,7 @@ def compare(adapted: ModelScores, other: ModelScores, against: str, seed: int) -
         found.append(_likelihood(f"{measure}{_DOMAIN}", adapted.domain, other.domain, seed))
         domain = found[0].difference
         rows = other.domain.fragmented or adapted.domain.fragmented
-        if rows:
+        if any(adapted.domain.bytes_[i] for i in rows):  # of a document maybe nothing is scored
             name = f"{measure}, fragmented text"
             found.append(_likelihood(name, adapted.domain, other.domain, seed, rows))
     elif adapted.domain or other.domain:
@@ -161,10 +166,12 @@ def _speeds(a: ModelScores, b: ModelScores) -> list[Figure]:
 
 
 def same_documents(a: Likelihood, b: Likelihood) -> bool:
-    """Whether two figures are of the same documents, in the same order.
+    """Whether two figures are of the same kind and documents, in the same order.
 
     By their hash; where an older version left none, by the bytes of every document.
     """
+    if a.measure != b.measure:
+        return False
     return a.data == b.data if a.data and b.data else a.bytes_ == b.bytes_
 
 

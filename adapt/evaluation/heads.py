@@ -26,6 +26,16 @@ def class_names(model: Any) -> tuple[str, ...]:  # noqa: ANN401
     return tuple(str(name) for _, name in sorted(model.config.id2label.items()))
 
 
+def longest_window(model: Any, tokenizer: Any, max_length: int) -> int:  # noqa: ANN401
+    """`max_length`, or fewer tokens where the model has no positions for so many."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if positions and name.endswith(".position_embeddings") and padding is not None:
+            positions -= padding + 1  # RoBERTa begins to count behind it
+    return int(min(max_length, positions or max_length, tokenizer.model_max_length))
+
+
 def encoded(
     model: Any,  # noqa: ANN401
     tokenizer: Any,  # noqa: ANN401
@@ -38,8 +48,7 @@ def encoded(
     """
     if not texts:
         return []
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    max_length = min(max_length, positions or max_length, tokenizer.model_max_length)
+    max_length = longest_window(model, tokenizer, max_length)
     ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=max_length)[
         "input_ids"
     ]

@@ -209,12 +209,6 @@ def read_masked(
     return Reading(nats / math.log(2), positions, new)
 
 
-def longest_window(model: Any, tokenizer: Any, max_length: int) -> int:  # noqa: ANN401
-    """`max_length`, or fewer tokens where the model has no positions for so many."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(min(max_length, positions or max_length, tokenizer.model_max_length))
-
-
 def _rows(
     document: int,
     tokenizer: Any,  # noqa: ANN401

@@ -99,9 +99,16 @@ def against(measured: Measured, reference: Measured, seed: int = 0) -> tuple[Com
         seed: Of the bootstrap.
 
     Raises:
-        DataError: They were not scored on the same held-out domain documents.
+        DataError: They were not scored on the same held-out domain documents, or by one measure.
     """
     ours, theirs = measured.scores, reference.scores
+    if ours.domain and theirs.domain and ours.domain.measure != theirs.domain.measure:
+        raise DataError(
+            f"is measured in {ours.domain.measure}, which compare with their own kind alone",
+            where=measured.name,
+            got=f"{theirs.domain.measure} of {reference.name}",
+            fix="compare models that both write text, or both fill in hidden words",
+        )
     if ours.domain and theirs.domain and not same_documents(ours.domain, theirs.domain):
         hashes = [one.data[:12] or "unknown" for one in (ours.domain, theirs.domain)]
         raise DataError(

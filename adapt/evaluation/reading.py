@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from adapt.evaluation import speed
-from adapt.evaluation.heads import encoded
+from adapt.evaluation.heads import encoded, longest_window
 from adapt.evaluation.result import SpeedScores
 
 _WEIGHTS = "weights"  # computed on a CPU, as `speed.COMPUTED`: there is no cache
@@ -63,11 +63,14 @@ def measure_reading(
     Returns:
         By name, without figures of decoding; empty where there is no text.
     """
-    rows = _texts(models, texts, load, max_length, seed)
-    if not rows:
+    if not any(text.strip() for text in texts):
         return {}
+    rows: list[str] = []
 
     def turn(model: Any, candidate: speed.Candidate, turns: speed.Turns, warm: bool) -> None:  # noqa: ANN401
+        if not rows:  # all models are made of one base, and have as many positions
+            longest = longest_window(model, candidate.tokenizer, max_length)
+            rows.extend(_texts(models, texts, load, longest, seed))
         _read_turn(model, candidate.tokenizer, rows, load, max_length, turns, requests=warm)
 
     found = speed.in_turns(models, load.rounds, turn)
@@ -93,10 +96,11 @@ def _texts(
         return any(length > min(max_length, own) for length, own in lengths)
 
     found: list[str] = []
-    for text in random.Random(seed).sample(list(texts), len(texts)):
+    for whole in random.Random(seed).sample(list(texts), len(texts)):
+        text = whole.lstrip()  # so that what is left of it is never blank
         while len(text) > 1 and too_long(text):
             text = text[: min(load.characters, len(text) * 3 // 4)].rpartition(" ")[0] or text[:1]
-        if text.strip():
+        if text:
             found.append(text)
         if len(found) == load.documents:
             break

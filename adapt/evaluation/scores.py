@@ -15,13 +15,12 @@ import numpy as np
 from adapt.corpus import Corpus
 from adapt.evaluation.bootstrap import ratio_interval
 from adapt.evaluation.edges import edge_scores
-from adapt.evaluation.heads import has_head
+from adapt.evaluation.heads import has_head, longest_window
 from adapt.evaluation.likelihood import Reading, halves, read_documents
 from adapt.evaluation.masked import (
     MEASURE,
     Words,
     fills_masks,
-    longest_window,
     read_masked,
     shared_words,
     told_bits,

@@ -258,7 +258,8 @@ def _scores(evaluation: Mapping[str, Any]) -> str:
         rows.append([f"{_plain(row['measure'])}{better}", *cells])
     lines = ["## Scores", _table(["", *map(shown, models)], rows)]
     timed = (
-        " The other one was so for as long as the adapted model, on as many of them as fitted."
+        " The control of the same time was fine-tuned for as long as the adapted model, on as much "
+        "of the same text as fits in that time."
         if SAME_TIME in models
         else ""
     )
@@ -270,6 +271,11 @@ def _scores(evaluation: Mapping[str, Any]) -> str:
         "would have gained is not known."
     )
     measure = _measure(evaluation)
+    if measure != BITS:
+        lines.append(
+            f"{measure.capitalize()} are of hidden words, each predicted from all the rest of the "
+            "text: they compare with their own kind alone."
+        )
     for name, compared in evaluation["comparisons"].items():
         if compared["domain"]:
             against, difference = shown(name), _difference(compared["domain"], measure)

@@ -22,8 +22,9 @@ from adapt.training.model import (
 
 FILLS = "AutoModelForMaskedLM"
 
-# Checkpoints that bring a head for hidden words.
+# Checkpoints that bring a head for hidden words; those that tell words from replaced ones do not.
 _WITH_HEAD = ("ForMaskedLM", "ForPreTraining")
+_DISCRIMINATORS = ("ElectraForPreTraining", "FunnelForPreTraining")
 
 
 def kind_of(folder: Path) -> str:
@@ -52,7 +53,8 @@ def has_mask_head(folder: Path) -> bool:
 
 def _made_as(folder: Path, endings: tuple[str, ...]) -> bool:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return any(name.endswith(endings) for name in config.get("architectures") or [])
+    names = set(config.get("architectures") or []) - set(_DISCRIMINATORS)
+    return any(name.endswith(endings) for name in names)
 
 
 def load_whole(

@@ -94,7 +94,8 @@ class Merged:
         difference: Largest difference of a logit to the adapter model's, in spreads; median of
             all positions.
         tolerance: Largest one allowed.
-        near_ties: Continuations of 20 that went another way at a near tie.
+        near_ties: Continuations that went another way at a near tie.
+        continuations: How many were compared; none of a model that writes no text.
     """
 
     folder: Path
@@ -105,6 +106,7 @@ class Merged:
     difference: float
     tolerance: float
     near_ties: int
+    continuations: int
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,17 @@ def merge(
         difference, near_ties = _judge(fresh, gaps, rounded, expected, ROUNDING[stored])
     files = sorted(target.glob("*.safetensors"))
     bytes_ = sum(file.stat().st_size for file in files)
-    tolerance = ROUNDING[stored]
-    return Merged(target, stored, bytes_, len(files), vocabulary, difference, tolerance, near_ties)
+    return Merged(
+        target,
+        stored,
+        bytes_,
+        len(files),
+        vocabulary,
+        difference,
+        ROUNDING[stored],
+        near_ties,
+        len(expected.generated),
+    )
 
 
 def _stored_dtype(checkpoint: Path) -> str:

@@ -34,15 +34,15 @@ def comparison_table(comparison: Comparison, name: str, title: str) -> Table:
         arrow = "↑" if figure.better == "higher" else "↓"
         drawn.add_row(
             escape(f"{figure.name} {arrow}"),
-            _cell(figure.other, figure.other_interval),
-            _cell(figure.value, figure.interval),
+            _cell(figure.other, figure.other_interval, f",.{figure.digits}f"),
+            _cell(figure.value, figure.interval, f",.{figure.digits}f"),
             _cell(figure.difference.value, figure.difference, "+.3f") if figure.difference else "–",
             "–" if figure.p_value is None else probability(figure.p_value),
         )
     return drawn
 
 
-def _cell(value: float, interval: Interval | None, form: str = ".3f") -> str:
+def _cell(value: float, interval: Interval | None, form: str) -> str:
     if interval is None:
         return format(value, form)
     return f"{value:{form}} ({interval.low:{form}} to {interval.high:{form}})"

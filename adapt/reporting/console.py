@@ -46,9 +46,9 @@ def summary_table(rows: Sequence[Row], title: str) -> Table:
     """Base, controls and adapted side by side; the best of each line in bold."""
     models = [m for m in MODELS if m in rows[0].values]
     drawn = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
-    drawn.add_column("held-out text and rows", no_wrap=True)
-    for model in models:
-        drawn.add_column(shown(model).replace(", ", ",\n"), justify="right")
+    drawn.add_column("held-out text and rows")
+    for model in models:  # a name may take two lines, a figure never
+        drawn.add_column(shown(model).replace(", ", ",\n"), justify="right", no_wrap=True)
     for row in rows:
         known = [value for value in row.values.values() if value is not None]
         best = (max if row.better == "higher" else min)(known) if known and row.better else None

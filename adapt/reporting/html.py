@@ -17,6 +17,7 @@ from typing import Any
 
 from jinja2 import Environment
 
+from adapt.evaluation.result import BITS
 from adapt.fertility import RENYI_ALPHA, Fertility, SplitWord, saved
 from adapt.reporting import plots, score_plots
 from adapt.reporting.comparison import probability
@@ -91,6 +92,7 @@ def render(summary: Summary) -> str:
         phases=_phases(summary),
         costs=costs(summary),
         same_time=same_time(summary),
+        masked=any(one.domain and one.domain.measure != BITS for one in summary.scores.values()),
         chosen=_chosen(summary),
         cheapest=cheapest(curve) if curve else None,
         replaced=summary.vocabulary.replaced[:_REPLACED],

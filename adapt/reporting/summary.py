@@ -19,7 +19,7 @@ from adapt.vocab import Vocabulary
 
 MODELS = ("base", "control", SAME_TIME, "adapted")
 FRAGMENTED = ", fragmented text"  # after what is measured: bits per byte, or pseudo ones
-_TOLD = "bits per byte that the number of masks may tell, at most"
+_TOLD = "told by the number of masks, at most; bits per byte"
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ def _slice_rows(summary: Summary, models: list[str]) -> list[Row]:
     if cut and all(same_documents(one, scores[models[0]]) for one in scores.values()):
         found = {m: interval for m, one in scores.items() if (interval := on_slice(one, cut))}
         measure = f"{scores[models[0]].measure}{FRAGMENTED}"
-        rows.append(_interval_row(measure, "lower", models, found))
+        if found:
+            rows.append(_interval_row(measure, "lower", models, found))
     shares = {m: one.new_token_share for m, one in scores.items() if one.new_token_share}
     if shares:
         rows.append(_interval_row("probability on new tokens", "", models, shares))
@@ -253,7 +254,8 @@ def speed_rows(summary: Summary) -> list[Row]:
         return []
 
     def row(measure: str, better: str, values: Mapping[str, float]) -> Row:
-        return Row(measure, better, {m: values.get(m) for m in models}, 0, {})
+        digits = 1 if min(values.values()) < 10 else 0  # what a small model takes differs by less
+        return Row(measure, better, {m: values.get(m) for m in models}, digits, {})
 
     rows = []
     for measure in next(iter(known.values())).rounds:

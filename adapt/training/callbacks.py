@@ -30,6 +30,7 @@ from adapt.training.encoded import column
 from adapt.training.examples import Examples
 from adapt.training.failures import Stop
 from adapt.training.model import new_row_parameters
+from adapt.workspace import write_json
 
 logger = logging.getLogger("adapt")
 
@@ -257,7 +258,7 @@ class Checkpoints(TrainerCallback):
         made = folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         seconds = round(self.earlier + time.perf_counter() - self.since, 3)
         mark = {"step": state.global_step, "seconds": seconds}
-        (made / COMPLETE).write_text(json.dumps(mark), encoding="utf-8")
+        write_json(made / COMPLETE, mark)
         kept = {made.name, Path(state.best_model_checkpoint or "").name}
         for other in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             if other.name not in kept:

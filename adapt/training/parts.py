@@ -44,8 +44,12 @@ def rows_to_train(model: Any, plan: RowPlan) -> dict[str, list[int]]:  # noqa: A
 def keep_output_bias(model: nn.Module) -> None:
     """Gives an output layer back the bias that PEFT 0.21 leaves out while new rows train beside it.
 
-    Without it a model trains as another one than it is merged to.
+    Without it a model trains as another one than it is merged to. A PEFT that knows of biases is
+    left alone: a second one would be as wrong as none.
     """
+    code = TrainableTokensLayer.forward_adapters.__code__
+    if "bias" in {*code.co_names, *code.co_consts}:
+        return
     found: list[Any] = [m for m in model.modules() if isinstance(m, TrainableTokensLayer)]
     for layer in found:
         if isinstance(layer.base_layer, nn.Linear) and layer.base_layer.bias is not None:

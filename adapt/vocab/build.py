@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -41,6 +41,7 @@ class Material:
 
     Attributes:
         texts: Gives the training documents, each time it is called.
+        every: Units are learned from one training document in so many.
         general: The same of general text.
         validation: Documents to choose a size by.
         terms: Terms that each become one token.
@@ -54,6 +55,7 @@ class Material:
     terms: Sequence[str] = ()
     score_terms: Sequence[str] = ()
     model: ModelSize | None = None
+    every: int = 1
 
 
 @dataclass(frozen=True)
@@ -157,26 +159,24 @@ def _keep(base: Any, spec: Spec, folder: Path) -> Vocabulary:  # noqa: ANN401
 
 
 def _extend(section: TokenizerSection, base: Any, spec: Spec, material: Material) -> _Made:  # noqa: ANN401
+    def texts() -> Iterator[str]:
+        return islice(material.texts(), None, None, material.every)
+
     ground = prepare(spec, material.texts) if section.multiword else Ground(spec)
-    learning = _learning(section, material)
+    learning, model = _learning(section, material), material.model
     curve: tuple[Point, ...] = ()
     if isinstance(section.new_tokens, str):
-        if material.model is None:
+        if model is None:
             raise VocabularyError(
                 "the base's size is not known",
                 where="tokenizer.new_tokens",
                 got=section.new_tokens,
             )
         extension, curve = extend_as_it_pays(
-            ground,
-            learning,
-            material.texts,
-            material.general,
-            list(material.validation()),
-            material.model,
+            ground, learning, texts, material.general, material.validation, model
         )
     else:
-        extension = extend(ground, learning, material.texts, material.general)
+        extension = extend(ground, learning, texts, material.general)
     made = extension.spec
     if section.prune:
         counts = prune.usage(build(made), _everything(material))
@@ -190,7 +190,9 @@ def _extend(section: TokenizerSection, base: Any, spec: Spec, material: Material
             found[promise] = promises.unless_removed(removed, found[promise])
         return found
 
-    return _Made(made, delta, checks, ground, (*_joint_notes(ground), *extension.notes), curve)
+    some = f"units are learned from one training document in {material.every}, for memory"
+    notes = (*_joint_notes(ground), *([some] if material.every > 1 else []), *extension.notes)
+    return _Made(made, delta, checks, ground, notes, curve)
 
 
 def _replace(section: TokenizerSection, base: Any, spec: Spec, material: Material) -> _Made:  # noqa: ANN401

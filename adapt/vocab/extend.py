@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -13,6 +13,7 @@ from adapt.progress import watched
 from adapt.vocab import budget, unigram, wordpiece
 from adapt.vocab.audit import generated_texts, segments_alike
 from adapt.vocab.candidates import Candidates, Extension, Learning, Texts
+from adapt.vocab.learn import batches
 from adapt.vocab.pretokenizer import JOINTS, widen
 from adapt.vocab.select import fragment_score, smallest
 from adapt.vocab.spec import (
@@ -110,7 +111,7 @@ def extend_as_it_pays(
     learning: Learning,
     texts: Texts,
     general: Texts,
-    held_out: Sequence[str],
+    held_out: Texts,
     model: ModelSize,
 ) -> tuple[Extension, tuple[budget.Point, ...]]:
     """As many units as pay for themselves, and the curve by which they were chosen.
@@ -120,7 +121,7 @@ def extend_as_it_pays(
         learning: What is to be learned; `new_tokens` is the most.
         texts: Training text; streamed, several times.
         general: General text, that nothing reported is measured on; streamed.
-        held_out: Text of the validation side.
+        held_out: Text of the validation side; streamed, once a size.
         model: What a token costs.
 
     Raises:
@@ -130,7 +131,7 @@ def extend_as_it_pays(
 
     def tokens_at(size: int) -> int:
         tokenizer = build(candidates.take(size).spec)
-        return _tokens(tokenizer, held_out)
+        return _tokens(tokenizer, held_out())
 
     sizes = budget.sizes_up_to(min(learning.new_tokens, len(candidates)))
     points = budget.curve([*watched(sizes, "Weighing sizes")], tokens_at, model)
@@ -192,6 +193,6 @@ def _until_whole(candidates: Candidates, learning: Learning) -> int:
     return smallest(sizes, enough)
 
 
-def _tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
-    encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    return sum(len(one.ids) for one in encoded)
+def _tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> int:
+    encoded = (tokenizer.encode_batch_fast(b, add_special_tokens=False) for b in batches(texts))
+    return sum(len(one.ids) for one in chain.from_iterable(encoded))

@@ -23,7 +23,7 @@ from adapt.vocab.units import Units
 
 # Supplementary planes: room for 1,048,576 ids, one code point each, none of them a surrogate.
 _PRIVATE = 0x10000
-_BATCH = 1000  # texts; and as many characters: encodings take some 40 bytes a character
+_BATCH = 1000  # texts; and as many characters: an encoding takes up to 100 bytes a character
 _BATCH_CHARACTERS = 1_000_000
 _MOST_CELLS = 2**22
 _CHUNK = 200_000

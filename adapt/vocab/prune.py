@@ -27,11 +27,12 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from itertools import chain, islice
+from itertools import chain
 
 from tokenizers import Tokenizer
 
 from adapt.errors import VocabularyError
+from adapt.vocab.learn import batches
 from adapt.vocab.renumber import renumber, required
 from adapt.vocab.spec import (
     UNIGRAM,
@@ -45,7 +46,6 @@ from adapt.vocab.spec import (
     vocabulary,
 )
 
-_BATCH = 1000
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 # Where a token may stand: the pre-tokenizer can cut its text alone and not beside others.
@@ -76,8 +76,7 @@ class Replaced:
 def usage(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[int]:
     """How often each id occurs in texts, without special tokens around them."""
     counts: Counter[int] = Counter()
-    stream = iter(texts)
-    while batch := list(islice(stream, _BATCH)):
+    for batch in batches(texts):
         encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
         counts.update(chain.from_iterable(encoding.ids for encoding in encodings))
     return counts

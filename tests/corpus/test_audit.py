@@ -4,14 +4,16 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from adapt.corpus.audit import DataAudit, audit
-from adapt.corpus.findings import leaking
-from adapt.corpus.similarity import shingle_sets
+from adapt.corpus.findings import NEAR
+from adapt.corpus.similarity import ShingleSets, shingle_sets
+from adapt.corpus.split import similar_to
 from adapt.recipe.evaluation import ClassificationTask, GenerationTask
 from adapt.recipe.sources import CorpusSection
 from adapt.recipe.training import Phase
@@ -90,18 +92,66 @@ def test_the_split_lets_similar_texts_through_only_where_it_was_told_to(corpus):
     assert loose.warn
 
 
-def test_leaking_by_hand():
+def test_similar_to_by_hand():
     texts = [sentence(1), sentence(1) + " again", sentence(2), sentence(3), sentence(3) + " so"]
-    import numpy as np
-
     held_out = np.array([True, False, True, True, True])
-    assert leaking(shingle_sets(texts), held_out, ~held_out).tolist() == [
+    assert similar_to(shingle_sets(texts), held_out, ~held_out, NEAR).tolist() == [
         True,
         False,
         False,
         False,
         False,
     ]
+
+
+# Shingles of a text, and its side. All share the first, so that they are a crowd.
+A_TEXT = st.tuples(
+    st.frozensets(st.integers(1, 6), max_size=5).map(lambda own: own | {0}),
+    st.sampled_from(["train", "validation", "test"]),
+)
+
+
+@given(st.lists(A_TEXT, min_size=1, max_size=24))
+@example([(frozenset({0, 1}), "test")] * 9 + [(frozenset({0, 1, 2}), "train")])
+@example(
+    [(frozenset({0, 1, 2, 3}), "train"), *[(frozenset({0}), "test")] * 9, (frozenset({0}), "train")]
+)
+def test_a_crowd_hides_no_leak(texts):
+    own = [one for one, _ in texts]
+    held_out, train = (np.array([s == side for _, s in texts]) for side in ("test", "train"))
+    sets = ShingleSets(
+        np.cumsum([0, *map(len, own)]), np.array([i for one in own for i in sorted(one)])
+    )
+    expected = [
+        bool(held_out[i])
+        and any(train[j] and len(a & b) / len(a | b) >= 0.5 for j, b in enumerate(own))
+        for i, a in enumerate(own)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adapt.corpus.similarity._CROWD", 3)
+        assert similar_to(sets, held_out, train, NEAR).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("held_out", "others", "leaks"), [(0, 1_000, 0), (1_000, 0, 0), (3, 997, 3), (997, 3, 997)]
+)
+def test_a_crowd_of_copies_is_not_compared_pair_by_pair(monkeypatch, held_out, others, leaks):
+    """A thousand copies make half a million pairs."""
+    from adapt.corpus import similarity
+
+    possible, pairs = similarity._possible, []
+
+    def counted(part, texts, one, other):
+        pairs.append(len(one))
+        return possible(part, texts, one, other)
+
+    monkeypatch.setattr(similarity, "_possible", counted)
+    page = " ".join(f"word{i}" for i in range(20))
+    sets = shingle_sets([f"{page} copy {i}" for i in range(1_000)])
+    side = np.arange(1_000) < held_out
+    assert similar_to(sets, side, ~side, NEAR).sum() == leaks
+    indexed = 20  # shingles of a text by which it meets others, at most
+    assert sum(pairs) <= indexed * 1_000 * (1 + min(held_out, others))
 
 
 def test_labels(corpus, write_rows):

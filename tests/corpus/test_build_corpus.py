@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import traceback
 from itertools import product
 from pathlib import Path
 
@@ -171,6 +172,42 @@ def test_a_crash_leaves_nothing(glossary, monkeypatch, call, number, error, mess
     with pytest.raises(error, match=message):
         build_corpus(section("corpus.jsonl"), [LABEL], 0, Path("out"))
     assert set(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("letters", "limit", "step"),
+    [(20, 20_000, "add"), (1, 20_000, "shingle_sets"), (1, 32_000, "_parts")],
+)
+def test_wherever_the_room_ends_nothing_is_left(write_rows, small_pieces, letters, limit, step):
+    """No file may grow past the limit, which is met while reading, ordering or comparing."""
+    resource = pytest.importorskip("resource")
+    draw = random.Random(0)
+    words = [letter * letters for letter in "abcdefghijklmnopqrstuvwxyz"]
+    texts = [" ".join(draw.choices(words, k=60)) for _ in range(60)]
+    some = section(write_rows("corpus.jsonl", [{"text": t} for t in texts]), leak_threshold=0.1)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+    try:
+        with pytest.raises(WorkspaceError, match="out: a file of that size is not allowed") as got:
+            build_corpus(some, [], 0, Path("out"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    steps, error = set(), got.value.__context__
+    while error is not None:
+        steps |= {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+        error = error.__context__
+    assert step in steps
+    assert [path.name for path in Path().iterdir()] == ["corpus.jsonl"]
+    build_corpus(some, [], 0, Path("out"))
+
+
+def test_no_file_stays_open(glossary):
+    files = Path("/dev/fd")
+    before = len(list(files.iterdir()))
+    build_corpus(section("corpus.jsonl"), [LABEL], 0, Path("out"))
+    with pytest.raises(DataError):
+        build_corpus(section("corpus.jsonl", test_fraction=1e-9), [LABEL], 0, Path("out"))
+    assert len(list(files.iterdir())) == before
 
 
 def test_every_drop_is_counted(glossary, write_rows):

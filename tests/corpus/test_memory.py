@@ -16,6 +16,7 @@ from adapt.corpus import build_corpus
 from adapt.recipe.sources import CorpusSection
 
 A_DOCUMENT = 300  # bytes that one may take
+A_CHARACTER = 28  # bytes that one of a long document may take
 WORDS = [f"w{number:x}" for number in range(2_000)]
 
 
@@ -62,6 +63,13 @@ def test_memory_does_not_grow_with_the_text():
     few, many = peak(short), peak(long)
     assert many < 1.3 * few
     assert many < long.stat().st_size / 2
+
+
+def test_a_long_document_takes_some_bytes_a_character():
+    path = written("long", 1, 50_000)
+    with path.open("a") as file:
+        file.writelines(json.dumps({"text": f"other text {number}"}) + "\n" for number in range(40))
+    assert peak(path) < A_CHARACTER * path.stat().st_size
 
 
 def test_a_document_takes_a_few_hundred_bytes_however_many_there_are():

@@ -10,9 +10,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from adapt.corpus import similarity as similarity_module
 from adapt.corpus.clean import fold
 from adapt.corpus.similarity import ShingleSets, jaccard, shingle_sets, similar_pairs, words_of
-from adapt.corpus.split import clusters, later_near_duplicates, sides, similar_to_first
+from adapt.corpus.split import (
+    clusters,
+    later_near_duplicates,
+    sides,
+    similar_to,
+    similar_to_first,
+)
 
 # Few words, so that random texts resemble each other; templates, as real glossaries have them.
 WORDS = st.sampled_from("a b c d e".split())
@@ -22,7 +29,7 @@ TEXT = st.one_of(
     st.sampled_from(["!", "?!", "心臟病", "心臟病的症狀", "心臟病的定義"]),
 )
 TEXTS = st.lists(TEXT, max_size=25).map(lambda texts: list(dict.fromkeys(map(fold, texts))))
-THRESHOLD = st.sampled_from([0.1, 0.3, 1 / 3, 0.5, 0.6, 2 / 3, 0.8, 1.0])
+THRESHOLD = st.sampled_from([1e-10, 0.1, 0.3, 1 / 3, 0.5, 0.6, 2 / 3, 0.8, 1.0])
 
 
 # Any characters, for what is a word; and a few, so that such texts share some.
@@ -187,6 +194,37 @@ def test_a_crowd_of_copies_is_no_more_work_than_its_texts(monkeypatch):
     assert sum(compared) <= 2 * len(texts)
 
 
+@pytest.mark.parametrize("domain", [0, 1, 50])
+def test_a_crowd_of_general_text_is_no_more_work_than_its_texts(monkeypatch, domain):
+    """General texts that resemble each other, but not the domain, are not paired."""
+    page = " ".join(f"word{i}" for i in range(60))
+    own = [f"{' '.join(f'own{j}' for j in range(200))} {i}" for i in range(domain)]
+    general = [f"{page} copy {i}" for i in range(1_000)]
+    paired = []
+
+    def counted(part, texts, one, other):
+        paired.append(len(one))
+        return possible(part, texts, one, other)
+
+    possible = similarity_module._possible
+    monkeypatch.setattr(similarity_module, "_possible", counted)
+    for texts in ([*own, *general], [*own, f"{page} and more", *general]):
+        first = len(texts) - len(general)
+        found = similar_to_first(shingle_sets(texts), first, 0.5)
+        assert found.all() if first > domain else not found.any()
+    shared = 62 + 200  # shingles that a text may share with others
+    assert sum(paired) <= 4 * shared * (len(general) + domain)
+
+
+def test_the_rarer_the_smaller():
+    texts = [f"a page that all have and then some of its own such as {i}" for i in range(50)]
+    sets = shingle_sets(texts)
+    last = sets.shingles[sets.starts[1:] - 1]
+    assert len(set(last.tolist())) == 1
+    first = sets.shingles[sets.starts[:-1]]
+    assert len(set(first.tolist())) == 50
+
+
 @given(TEXTS, THRESHOLD)
 def test_later_near_duplicates(texts, threshold):
     expected = {j for _, j in similar(texts, threshold)}
@@ -199,6 +237,22 @@ def test_similar_to_first(texts, first, threshold):
     first = min(first, len(texts))
     expected = {j - first for i, j in similar(texts, threshold) if i < first <= j}
     found = similar_to_first(shingle_sets(texts), first, threshold)
+    assert set(np.flatnonzero(found).tolist()) == expected
+
+
+@given(TEXTS, st.data(), THRESHOLD)
+def test_similar_to(texts, data, threshold):
+    """Any two sides, in any order; a text of neither is not asked about and tells nothing."""
+    kinds = st.lists(st.sampled_from(["sought", "other", ""]), min_size=25, max_size=25)
+    kind = np.array(data.draw(kinds)[: len(texts)], dtype=object)
+    expected = {
+        i
+        for pair in similar(texts, threshold)
+        for i, j in (pair, pair[::-1])
+        if (kind[i], kind[j]) == ("sought", "other")
+    }
+    with small_pieces() as sets_of:
+        found = similar_to(sets_of(texts), kind == "sought", kind == "other", threshold)
     assert set(np.flatnonzero(found).tolist()) == expected
 
 

@@ -5,10 +5,18 @@ from dataclasses import replace
 import pytest
 
 from adapt.evaluation.bootstrap import Interval, mean_interval, ratio_interval
-from adapt.evaluation.compare import compare, decide, same_documents, verdict
+from adapt.evaluation.compare import (
+    Comparison,
+    Figure,
+    compare,
+    decide,
+    same_documents,
+    verdict,
+)
 from adapt.evaluation.result import Likelihood, ModelScores, Rounds, SpeedScores, TaskScores
 from adapt.evaluation.scores import sample
 from adapt.evaluation.significance import mcnemar
+from adapt.reporting.comparison import comparison_table
 
 BYTES = tuple(100 + 7 * i for i in range(60))
 
@@ -89,11 +97,11 @@ def test_different_documents_are_not_compared():
 
 def test_a_sample_keeps_to_its_limits_and_is_the_same_for_every_model():
     texts = [f"text {i}" * (i + 1) for i in range(50)]
-    taken = sample(texts, 20, 500, 0)
-    assert taken == sample(iter(texts), 20, 500, 0)
+    taken = sample(lambda: texts, 20, 500, 0)
+    assert taken == sample(lambda: iter(texts), 20, 500, 0)
     assert 0 < sum(map(len, taken)) <= 500
-    assert sample(texts, 20, 1, 0)  # never none
-    assert len(sample(texts, 20, 10**9, 0)) == 20
+    assert sample(lambda: texts, 20, 1, 0)  # never none
+    assert len(sample(lambda: texts, 20, 10**9, 0)) == 20
 
 
 # -- the rule ----------------------------------------------------------------------------------
@@ -202,6 +210,29 @@ def test_what_is_of_other_data_is_not_compared_and_says_so():
         "task b: the other has no such task, not compared",
         "task c: other rows, not compared",
     )
+
+
+def test_a_fragmented_document_of_which_nothing_is_scored_has_no_figure():
+    """All its words may be unknown to one tokenizer, as those of another script are."""
+    measured = {"bits": (1.0, 0.0), "bytes_": (4, 0), "interval": Interval(0.25, 0.2, 0.3)}
+    for rows, names in (((1,), 1), ((0, 1), 2)):
+        one = ModelScores(Likelihood(**measured, fragmented=rows), None, {})
+        assert len(compare(one, one, "control", 0).figures) == names
+
+
+def test_speeds_are_shown_in_whole_characters():
+    for name, digits in (("read characters/s", 0), ("bits per byte, domain text", 3)):
+        figure = Figure(name, "higher", 0, "", 202_969.09, 201_324.814)
+        assert figure.digits == digits
+        table = comparison_table(Comparison("control", None, None, (figure,)), "adapted", "")
+        assert ("201,324.814" in list(table.columns[1].cells)) == bool(digits)
+
+
+def test_what_is_measured_otherwise_is_not_the_same():
+    """Pseudo bits per byte are no bits per byte, though nothing was left out of the documents."""
+    one = Likelihood((1.0, 2.0), (4, 5), Interval(0.3, 0.2, 0.4))
+    assert same_documents(one, one)
+    assert not same_documents(one, replace(one, measure="pseudo bits per byte"))
 
 
 def test_documents_are_the_same_by_hash_or_else_by_every_length():

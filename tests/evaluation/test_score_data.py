@@ -34,7 +34,7 @@ def score(tiny_recipe, tiny_base, tmp_path):
 
 def test_figures_name_their_data_and_the_base_finds_the_slice(score, tiny_base):
     base = score("base")
-    drawn = sample(score.corpus.documents("test"), 10, 10_000, 0)
+    drawn = sample(lambda: score.corpus.documents("test"), 10, 10_000, 0)
     assert base.domain.data == text_hash(drawn)
     tokenizer = load_tokenizer(tiny_base).backend_tokenizer
     assert base.domain.fragmented == fragmented(tokenizer, drawn)

@@ -19,6 +19,7 @@ from adapt import check
 from adapt.evaluation import speed
 from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.compare import Comparison, Figure, judge
+from adapt.evaluation.heads import longest_window
 from adapt.evaluation.reading import ReadingLoad, measure_reading
 from adapt.evaluation.result import Rounds, SpeedScores
 from adapt.evaluation.speed import Candidate, Load, measure_speed
@@ -232,6 +233,25 @@ def test_no_model_is_given_more_than_it_reads(readers):
         assert ends.any(1).all()
         assert named["input_ids"].shape[1] <= 9
     assert measure_reading({"a": readers.candidate("a")}, [" ", ""], ROWS, max_length=9) == {}
+
+
+def test_a_text_is_cut_at_the_models_positions_where_the_tokenizer_names_none(readers):
+    """Else it counts as read to its end, and more of it is cut off with shorter tokens."""
+    readers.tokenizer.model_max_length = 10**30
+    whole = "  " + " ".join(TEXTS)
+    one = ReadingLoad(documents=1, characters=5_000, batch_size=1, requests=1, rounds=1)
+    measure_reading({"a": readers.candidate("a")}, [whole], one, max_length=1_000)
+    for _, named in readers.calls:
+        assert named["input_ids"].shape[1] < 128, "a text that ends where it is cut is full"
+
+
+@pytest.mark.parametrize(("padding", "longest"), [(None, 128), (0, 127), (1, 126)])
+def test_positions_that_are_counted_from_the_paddings_are_fewer(readers, padding, longest):
+    model = readers.candidate("a").load()
+    model.get_submodule("bert.embeddings.position_embeddings").padding_idx = padding
+    readers.tokenizer.model_max_length = 10**30
+    assert longest_window(model, readers.tokenizer, 1_000) == longest
+    assert longest_window(model, readers.tokenizer, 100) == 100
 
 
 def test_a_decoder_without_padding_reads_one_text_at_a_time(tiny_base):

@@ -213,7 +213,7 @@ def test_a_control_of_the_same_time_is_named_as_in_the_report(make_run):
     text = render(read_results(run), "adapter", base_model=BASE)
     assert "| base | control | adapted | control, same time |" in text
     assert "Domain text, adapted minus control, same time: +0.264" in text
-    assert "for as long as the adapted model" in text
+    assert "control of the same time was fine-tuned for as long as the adapted model" in text
     assert unfounded(text, run) == []
 
 

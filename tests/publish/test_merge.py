@@ -69,6 +69,7 @@ def test_stock_transformers_loads_what_was_merged(
     target = tmp_path / "merged"
     done = merge(run.root, target, max_shard_size="30KB")
     assert (done.folder, done.dtype, done.near_ties) == (target, "float32", 0)
+    assert done.continuations == 20
     assert done.difference <= 1e-4
     assert done.files > 1
     assert (target / "model.safetensors.index.json").is_file()

@@ -142,6 +142,17 @@ def test_no_line_is_wider_than_the_terminal(summary):
             assert "…" not in text, "nothing is cut off"
 
 
+def test_a_long_measure_takes_two_lines_and_no_figure_is_cut_off():
+    models = ("base", "control", "control-time", "adapted")
+    values = dict.fromkeys(models, 1_234_567.0)
+    row = Row("told by the number of masks, at most; bits per byte", "", values, 0, {})
+    text = printed(summary_table([row], "run: base"), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert text.count("1,234,567") == 4
+    assert "same time" in text
+
+
 def test_terms_are_shown_cut(summary):
     terms = (SplitWord("renal cysts", 1, ("renal", " c", "ysts")), SplitWord("é", 1, ("é", "")))
     text = printed(

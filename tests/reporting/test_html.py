@@ -291,6 +291,15 @@ def test_speed_in_turns(page):
     assert "memory, MB (weights and cache) ↓ 250 250 250" in page.text
 
 
+def test_what_a_small_model_takes_has_places(summary):
+    def of(model, one):
+        return replace(one, speed=replace(one.speed, latency_p50_ms=1.4 + (model == "adapted")))
+
+    scores = {model: of(model, one) for model, one in summary.scores.items()}
+    text = Page(render(replace(summary, scores=scores))).text
+    assert "one request, 50 % took at most; ms ↓ 1.4 1.4 2.4" in text
+
+
 def test_the_edge_of_a_prompt(summary, page):
     assert "The edge of a prompt" in page.text
     assert "(64 cuts, 3.0 kB in all)" in page.text

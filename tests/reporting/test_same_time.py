@@ -12,7 +12,7 @@ from adapt.reporting.cost import costs, same_time
 from adapt.reporting.html import render
 from adapt.reporting.side_by_side import Opened, columns, sections
 from adapt.reporting.side_by_side import render as render_several
-from adapt.reporting.summary import edge_rows, speed_rows, table
+from adapt.reporting.summary import edge_rows, likelihood_rows, speed_rows, table
 from adapt.reporting.tasks import defeats, ranking
 from adapt.reporting.trackers import scalars
 from tests.reporting.test_html import Page
@@ -108,6 +108,16 @@ def test_trackers_get_its_figures(timed):
     found = scalars(timed)
     assert found["bits per byte, domain text/control-time"] == 0.95
     assert "organ: accuracy/control-time" not in found
+
+
+def test_a_slice_of_which_nothing_is_scored_has_no_row(timed):
+    def emptied(one):
+        bits, bytes_ = (*one.domain.bits, 0.0), (*one.domain.bytes_, 0)
+        return replace(one, domain=replace(one.domain, bits=bits, bytes_=bytes_, fragmented=(1,)))
+
+    scores = {model: emptied(one) for model, one in timed.scores.items()}
+    rows = likelihood_rows(replace(timed, scores=scores), "domain")
+    assert not [row for row in rows if "fragmented" in row.measure]
 
 
 def test_runs_with_and_without_it_side_by_side(summary, timed, tmp_path):

@@ -7,11 +7,13 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainerControl, TrainerState
 
 from adapt.cli import main
 from adapt.errors import TrainingError
@@ -124,6 +126,22 @@ def test_the_clock_counts_what_was_before_the_checkpoint(runs, losses):
     mark.write_text(json.dumps({**record, "seconds": 1000.0}))
     first, second = Pipeline(load_recipe(path)).adapter().phases
     assert 0 < first.seconds < 1000 < second.seconds < 2000
+
+
+def test_a_kill_inside_a_mark_leaves_none(tmp_path, monkeypatch):
+    """Half a mark would count, and nothing could read how long training took."""
+    folder = tmp_path / "checkpoint-3"
+    folder.mkdir()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("adapt.workspace.os.replace", killed)
+    arguments = SimpleNamespace(output_dir=tmp_path)
+    state = TrainerState(global_step=3, is_world_process_zero=True)
+    with pytest.raises(KeyboardInterrupt):
+        Checkpoints(SimpleNamespace(asked=False)).on_save(arguments, state, TrainerControl())
+    assert last_checkpoint(tmp_path) is None
 
 
 def test_a_checkpoint_without_its_mark_does_not_count(tmp_path):
