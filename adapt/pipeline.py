@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("adapt")
 
+_NEW_HEADS = (
+    "the base brings no head for hidden words, so all heads began at random; one that has learned "
+    "little pays for each piece, which favours the tokenizer with fewer of them"
+)
 # Within this share of each other two trainings count as equally long.
 _AS_LONG = 0.01
 
@@ -354,11 +358,14 @@ class Pipeline:
         }
         saved = fertility.saved(report.domain[0], report.domain[-1])
         vocabulary, rows = self.prepared.vocabulary(), self.prepared.adapted_base()
+        notes = (*vocabulary.notes, *rows.remarks)
+        if recipe.training.fills_masks and "base" not in names:
+            notes = (*notes, _NEW_HEADS)
         summary = Summary(
             name=recipe.name,
             base=recipe.model.base,
             corpus=self.prepared.corpus().statistics,
-            vocabulary=replace(vocabulary, notes=(*vocabulary.notes, *rows.remarks)),
+            vocabulary=replace(vocabulary, notes=notes),
             fertility=report,
             trained=trained,
             scores=scores,

@@ -238,6 +238,7 @@ def test_a_run_may_end_in_hidden_words(filled, capsys):
 
     recipe, summary = filled
     assert list(summary.scores) == ["base", "control", "adapted"]
+    assert not any("began at random" in note for note in summary.vocabulary.notes)
     for scores in summary.scores.values():
         for one in (scores.domain, scores.general):
             assert one.measure == "pseudo bits per byte"
@@ -390,6 +391,7 @@ def test_a_base_without_a_head_is_not_scored(tiny_encoder, tmp_path, monkeypatch
     summary = Pipeline(recipe).run()
     assert list(summary.scores) == ["control", "adapted"]
     assert list(summary.comparisons) == ["control"]
+    assert "all heads began at random" in summary.vocabulary.notes[-1]
     model, tokenizer = adapt.load(recipe.output_dir)
     expected = summary.scores["adapted"].domain.bits
     np.testing.assert_allclose(scored_again(recipe, model, tokenizer), expected, rtol=1e-3)
