@@ -64,7 +64,6 @@ def check(recipe: Recipe) -> Estimate | None:
         lambda: _check_schemas(recipe),
         lambda: _check_harness(recipe),
         lambda: _check_method(recipe),
-        lambda: _check_mask_head(recipe),
     )
     for one in checks:
         try:
@@ -75,6 +74,7 @@ def check(recipe: Recipe) -> Estimate | None:
         raise RecipeErrors(problems)
     estimate = _estimate(recipe)
     _check_family(recipe)
+    _check_mask_head(recipe)
     if estimate:
         _check_disk(Path(recipe.output_dir), estimate.disk_bytes)
     return estimate
