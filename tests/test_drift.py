@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from adapt import cli
 from adapt.fertility import Fertility, FertilityReport, SplitWord, measure
 from adapt.fertility.drift import drift
 from adapt.vocab.source import open_backend
@@ -50,18 +49,6 @@ def test_refuses_what_has_no_words():
         drift(HELD_OUT, replace(now(), words=0))
     with pytest.raises(ValueError, match="threshold"):
         drift(HELD_OUT, now(), -0.1)
-
-
-@pytest.fixture
-def adapt(capsys):
-    def adapt(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return adapt
 
 
 @pytest.fixture
