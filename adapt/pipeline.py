@@ -230,7 +230,7 @@ class Pipeline:
                 baselines=name == self._scored()[0],
                 new_ids=self.prepared.vocabulary().delta.added_ids if name == "adapted" else (),
                 writer=self._writer(),
-                tokenizers=self._tokenizers() if recipe.training.fills_masks else (),
+                tokenizers=[self._tokenizer_of(one) for one in ("base", "adapted")],
             )
 
         return self.stages.run(
@@ -301,10 +301,6 @@ class Pipeline:
             self.workspace.tokenizer if name == "adapted" else self.prepared.base().folder
         )
 
-    def _tokenizers(self) -> list[Any]:
-        """Of all models, the base's first."""
-        return [self._tokenizer_of(name) for name in ("base", "adapted")]
-
     def _load(self, name: str) -> Any:  # noqa: ANN401
         """Base, a control or the adapted model, as it would be served."""
         from adapt.publish.kinds import FILLS, kind_of, load_served, load_whole
@@ -340,7 +336,8 @@ class Pipeline:
 
     def summary(self) -> Summary:
         """Scores all models, compares them, and writes the reports."""
-        from adapt.evaluation.compare import compare, verdict
+        from adapt.evaluation.compare import compare
+        from adapt.evaluation.verdict import verdict
         from adapt.reporting.html import write_report
         from adapt.reporting.summary import Summary
 

@@ -106,6 +106,8 @@ def test_a_fully_trained_classifier_with_several_labels_a_text(tiny_encoder, tmp
     assert {one.label for one in scored.classes} == {"kidn", "y", "brain", "h", "art"}
     assert scored.baselines["tf-idf"].metrics["set_micro_f1"] > 0.9
     assert scored.metrics["set_micro_f1"] > 0.5
+    assert scored.fragmented
+    assert set(scored.on_fragmented) == set(scored.intervals)
     assert summary.verdict.choice == "not compared"
 
 

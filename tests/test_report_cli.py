@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from adapt.evaluation.bootstrap import Interval
-from adapt.evaluation.compare import Figure, Verdict
+from adapt.evaluation.compare import Figure
 from adapt.evaluation.result import Likelihood
+from adapt.evaluation.verdict import Verdict
 from adapt.fertility import FertilityReport
 from adapt.reporting.finished import read_summary
 from adapt.reporting.side_by_side import MARK, Opened, link, open_runs, render, sections
@@ -278,6 +279,27 @@ def test_rows_of_tasks_are_told_by_hash(runs):
     one = by_title([opened[0], Opened(Path("x"), replace(other, scores=gone))])["Task organ"]
     assert one.data[1] is None
     assert one.shared
+
+
+def test_the_fragmented_rows_of_a_task_are_other_data_where_the_bases_are(runs):
+    cut = {"accuracy": Interval(0.4, 0.2, 0.6)}
+
+    def opened(*part):
+        summary = hashed(make_summary())
+        scores = {}
+        for name, one in summary.scores.items():
+            task = replace(one.tasks["organ"], fragmented=part, on_fragmented=cut)
+            scores[name] = replace(one, tasks={"organ": task})
+        return Opened(Path(str(part)), replace(summary, scores=scores))
+
+    found = by_title([opened(1, 4), opened(1, 4), opened(2, 4)])
+    assert found["Task organ"].shared
+    fifth = found["Task organ, its most fragmented fifth"]
+    assert [one[0] for one in fifth.data] == ["a", "a", "b"]
+    assert [one.measure for one in fifth.lines] == ["accuracy, fragmented text"]
+    assert "fragmented" not in str([one.measure for one in found["Task organ"].lines])
+    without = by_title(open_runs([runs["one"]]))
+    assert "Task organ, its most fragmented fifth" not in without
 
 
 def test_another_machine_is_other_data_to_speed(runs):

@@ -204,7 +204,6 @@ def _scored(
         baselines=True,
         new_ids=delta.added_ids if delta else (),
         writer=writer,
-        base_tokenizer=base_tokenizer,
         tokenizers=[base_tokenizer, tokenizer],
     )
     reads, task = has_head(model) or fills_masks(model), recipe.classified

@@ -1,25 +1,27 @@
-"""Two models on the same data: differences with intervals and p-values, and one sentence."""
+"""Two models on the same data: differences with intervals and p-values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapt.evaluation.bootstrap import Interval, paired_statistic_test, paired_test
-from adapt.evaluation.result import SAME_TIME, Likelihood, ModelScores, TaskScores
+import numpy as np
+
+from adapt.evaluation.bootstrap import (
+    Interval,
+    mean_interval,
+    paired_statistic_test,
+    paired_test,
+)
+from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
 from adapt.evaluation.significance import mcnemar
 from adapt.evaluation.slices import on_slice
 
-# Within this share of the other's bits per byte two models count as equally good.
-_MARGIN = 0.01
-
-# The least share of tokens saved that speed is worth having for.
-_WORTH = 0.03
-
 _NAMES = {"rouge_l": "ROUGE-L"}  # metrics that are not called by their own name
 SPEED = "characters/s"  # of what is generated, or read
-_DOMAIN = ", domain text"  # after what is measured: bits per byte, or pseudo ones
+DOMAIN = ", domain text"  # after what is measured: bits per byte, or pseudo ones
 _MACRO_F1 = ": macro-F1"
+FRAGMENTED = ", fragmented text"  # after the name of a figure
 
 
 @dataclass(frozen=True)
@@ -86,26 +88,9 @@ class Comparison:
         share no such figure.
         """
         paired = [figure for figure in self.figures if figure.difference is not None]
-        first = [f for f in paired if f.name.endswith(_DOMAIN)] if self.domain else []
+        first = [f for f in paired if f.name.endswith(DOMAIN)] if self.domain else []
         first = first or [f for f in paired if f.name.endswith(_MACRO_F1)] or paired
         return first[0] if first else None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The recommendation.
-
-    Attributes:
-        choice: `adopt`, `adopt for speed`, `no difference` or `do not extend`; `not compared` where
-            there is nothing to compare with.
-        sentence: The choice with the figures that it rests on.
-    """
-
-    choice: str
-    sentence: str
-
-
-# -- figures ----------------------------------------------------------------------------------
 
 
 def compare(adapted: ModelScores, other: ModelScores, against: str, seed: int) -> Comparison:
@@ -127,11 +112,11 @@ def compare(adapted: ModelScores, other: ModelScores, against: str, seed: int) -
         if not same_documents(adapted.domain, other.domain):
             raise ValueError("the two models were not scored on the same documents")
         measure = adapted.domain.measure
-        found.append(_likelihood(f"{measure}{_DOMAIN}", adapted.domain, other.domain, seed))
+        found.append(_likelihood(f"{measure}{DOMAIN}", adapted.domain, other.domain, seed))
         domain = found[0].difference
         rows = other.domain.fragmented or adapted.domain.fragmented
         if any(adapted.domain.bytes_[i] for i in rows):  # of a document maybe nothing is scored
-            name = f"{measure}, fragmented text"
+            name = f"{measure}{FRAGMENTED}"
             found.append(_likelihood(name, adapted.domain, other.domain, seed, rows))
     elif adapted.domain or other.domain:
         notes.append("domain text: one of the two writes no text, not compared")
@@ -144,12 +129,12 @@ def compare(adapted: ModelScores, other: ModelScores, against: str, seed: int) -
         else:
             notes.append("general text: other documents, not compared")
     for task, scores in adapted.tasks.items():
-        figure = _task(task, scores, other.tasks.get(task), seed)
-        if isinstance(figure, Figure):
-            found.append(figure)
-            found += _macro_f1(task, scores, other.tasks[task], seed)
-        else:
-            notes.append(f"task {task}: {figure}, not compared")
+        theirs = other.tasks.get(task)
+        if theirs is None or (reason := _incomparable(scores, theirs)):
+            reason = reason if theirs else "the other has no such task"
+            notes.append(f"task {task}: {reason}, not compared")
+            continue
+        found += _task(task, scores, theirs, seed)
     found += _speeds(adapted, other)
     return Comparison(against, domain, general, tuple(found), tuple(notes))
 
@@ -202,177 +187,88 @@ def _likelihood(
     )
 
 
-def _task(name: str, a: TaskScores, b: TaskScores | None, seed: int) -> Figure | str:
-    """A task's main metric, or why it cannot be compared."""
-    if b is None:
-        return "the other has no such task"
+def _incomparable(a: TaskScores, b: TaskScores) -> str:
+    """Why a task of two models cannot be compared; empty where it can."""
     if a.kind != b.kind or a.rows != b.rows or (a.data and b.data and a.data != b.data):
         return "other rows"
+    return "" if next(iter(a.metrics)) in b.metrics else "another metric"
+
+
+def _task(name: str, a: TaskScores, b: TaskScores, seed: int) -> list[Figure]:
+    """A task's main metric, and macro-F1 where it has one; then both on its fragmented rows."""
+    part = b.fragmented or a.fragmented
+    found = [_main(name, a, b, seed), _macro_f1(name, a, b, seed)]
+    if part:
+        found += [_main(name, a, b, seed, part), _macro_f1(name, a, b, seed, part)]
+    return [figure for figure in found if figure is not None]
+
+
+def _main(
+    name: str, a: TaskScores, b: TaskScores, seed: int, part: Sequence[int] | None = None
+) -> Figure | None:
+    """The main metric, on all rows or on some; of some only where every row has its own value."""
     metric = next(iter(a.metrics))
-    if metric not in b.metrics:
-        return "another metric"
     shown = f"{name}: {_NAMES.get(metric, metric)}"
-    values = a.metrics[metric], b.metrics[metric]
     if len(a.each) != a.rows or len(b.each) != b.rows:
-        return Figure(shown, "higher", a.rows, a.data, *values, a.main, b.main)
-    tested = paired_test(a.each, b.each, [1.0] * a.rows, seed)
+        values = a.metrics[metric], b.metrics[metric]
+        whole = Figure(shown, "higher", a.rows, a.data, *values, a.main, b.main)
+        return whole if part is None else None
+    rows = range(a.rows) if part is None else part
+    ours, theirs = ([one.each[i] for i in rows] for one in (a, b))
+    tested = paired_test(ours, theirs, [1.0] * len(rows), seed)
     p_value, test = tested.p_value, "paired bootstrap"
-    if a.kind == "classification" and {*a.each, *b.each} <= {0, 1}:
-        p_value, test = mcnemar(a.each, b.each).p_value, "McNemar, exact"
+    if a.kind == "classification" and {*ours, *theirs} <= {0, 1}:
+        p_value, test = mcnemar(ours, theirs).p_value, "McNemar, exact"
+    first, second = (
+        one.main if part is None else mean_interval(column, seed)
+        for one, column in ((a, ours), (b, theirs))
+    )
     return Figure(
-        shown, "higher", a.rows, a.data, *values, a.main, b.main, tested.interval, p_value, test
+        shown if part is None else f"{shown}{FRAGMENTED}",
+        "higher",
+        len(rows),
+        a.data,
+        first.value,
+        second.value,
+        first,
+        second,
+        tested.interval,
+        p_value,
+        test,
     )
 
 
-def _macro_f1(name: str, a: TaskScores, b: TaskScores, seed: int) -> list[Figure]:
+def _macro_f1(
+    name: str, a: TaskScores, b: TaskScores, seed: int, part: Sequence[int] | None = None
+) -> Figure | None:
     """Macro-F1 of a classification task, where both have every row's answer and label."""
     metric = "macro_f1"
     known = len(a.answers) == len(b.answers) == len(a.references) == a.rows
     if not known or metric not in a.metrics or metric not in b.metrics:
-        return []
+        return None
     # scikit-learn comes with it, and not every comparison has such a task.
     from adapt.evaluation.label_metrics import label_statistics
 
-    ours, theirs = (label_statistics(one.answers, a.references)[metric] for one in (a, b))
-    tested = paired_statistic_test(ours, theirs, a.rows, seed)
-    return [
-        Figure(
-            f"{name}{_MACRO_F1}",
-            "higher",
-            a.rows,
-            a.data,
-            a.metrics[metric],
-            b.metrics[metric],
-            a.intervals.get(metric),
-            b.intervals.get(metric),
-            tested.interval,
-            tested.p_value,
-            "paired bootstrap",
-        )
-    ]
-
-
-# -- verdict ----------------------------------------------------------------------------------
-
-
-def decide(worse: Interval, reference: float, saved: float, *, loses_to_base: bool) -> str:
-    """The one rule, on the figure that `Comparison.leading` names.
-
-    - A model that is worse than its own base, the whole interval above zero: do not extend.
-    - The whole interval against the reference below zero: adopt.
-    - Otherwise, worse by no more than 1 % of the reference's, and at least 3 % of tokens saved:
-      adopt for speed.
-    - The whole interval above zero: do not extend.
-    - Anything else: no difference.
-
-    Args:
-        worse: By how much the model is worse than the reference, paired.
-        reference: The reference's figure.
-        saved: Share of tokens saved against the reference.
-        loses_to_base: Whether the model is worse than its own base.
-    """
-    if loses_to_base:
-        return "do not extend"
-    if worse.high < 0:
-        return "adopt"
-    # A share of zero has no size: a reference with nothing right is not lost to by a little.
-    share = worse.value / reference if reference else worse.value
-    if share <= _MARGIN and saved >= _WORTH:
-        return "adopt for speed"
-    return "do not extend" if worse.low > 0 else "no difference"
-
-
-def verdict(
-    comparisons: dict[str, Comparison], scores: dict[str, ModelScores], tokens_saved: float
-) -> Verdict:
-    """Decides by `decide` against the control, or the base where there is none.
-
-    What the model has over the control of the same time stands in the sentence and decides
-    nothing: on another machine the clock says something else.
-
-    Args:
-        comparisons: By `control`, `control-time` and `base`, as far as there are any.
-        scores: By `base`, `adapted` and the controls.
-        tokens_saved: Share of tokens saved on held-out domain text.
-    """
-    against = "control" if "control" in comparisons else "base"
-    if against not in comparisons:
-        return Verdict(
-            "not compared",
-            f"Not compared: a head has no untrained base to set it against, {_tokens(tokens_saved)}"
-            " (evaluation.control trains the same head on the base's tokenizer).",
-        )
-    base = comparisons["base"].domain if "base" in comparisons else None
-    better = scores["base"].domain if base and base.low > 0 else None
-    return judge(
-        comparisons[against],
-        "adapted",
-        tokens_saved,
-        better.interval.value if better else None,
-        comparisons.get(SAME_TIME),
+    rows = range(a.rows) if part is None else part
+    references = [a.references[i] for i in rows]
+    ours, theirs = (
+        label_statistics([one.answers[i] for i in rows], references)[metric] for one in (a, b)
     )
-
-
-def judge(
-    comparison: Comparison,
-    name: str,
-    tokens_saved: float | None,
-    better_base: float | None,
-    same_time: Comparison | None = None,
-) -> Verdict:
-    """`decide`, and the sentence that goes with it.
-
-    Args:
-        comparison: Of the model with its reference.
-        name: The model's.
-        tokens_saved: Share of tokens saved on held-out domain text; None where it is not known,
-            and then nothing is adopted for speed.
-        better_base: Bits per byte of the model's own base, where it is told to be better.
-        same_time: With a control that trained for as long as the model, where there is one.
-    """
-    figure, against = comparison.leading, comparison.against
-    if figure is None or figure.difference is None:
-        return Verdict("not compared", f"Not compared: {name} and {against} share no figure.")
-    change = figure.difference
-    worse = change if figure.better == "lower" else _negative(change)
-    task, _, metric = figure.name.partition(": ")
-    measured = f"{metric} on held-out rows of {task}"
-    if figure.name.endswith(_DOMAIN):
-        measured = f"{figure.name.removesuffix(_DOMAIN)} on held-out domain text"
-    figures = (
-        f"{name} {figure.value:.3f} {measured}, {against} {figure.other:.3f}: "
-        f"{_share(figure, worse)} "
-        f"(difference {change.value:+.3f}, 95 % interval {change.low:+.3f} to {change.high:+.3f})"
-        f", {_tokens(tokens_saved)}"
+    tested = paired_statistic_test(ours, theirs, len(rows), seed)
+    first, second = (
+        (one.intervals if part is None else one.on_fragmented).get(metric) for one in (a, b)
     )
-    if same_time and (timed := same_time.leading) and timed.difference:
-        change = timed.difference
-        worse_then = change if timed.better == "lower" else _negative(change)
-        figures += (
-            f"; at equal time {_share(timed, worse_then)} "
-            f"(95 % interval {change.low:+.3f} to {change.high:+.3f})"
-        )
-    if better_base is not None:
-        figures += f"; the base itself has {better_base:.3f}"
-    choice = decide(worse, figure.other, tokens_saved or 0.0, loses_to_base=better_base is not None)
-    speeds = [f for f in comparison.figures if f.name.endswith(SPEED) and f.other]
-    if choice == "adopt for speed" and speeds:
-        times = speeds[0].value / speeds[0].other
-        figures += f"; {times:.2f} times the {speeds[0].name} of {against}"
-    return Verdict(choice, f"{choice.capitalize()}: {figures}.")
-
-
-def _share(figure: Figure, worse: Interval) -> str:
-    """By how much of the other's figure the model is worse or better."""
-    share = worse.value / figure.other if figure.other else 0.0
-    return f"{abs(share):.1%} {'worse' if share > 0 else 'better'}"
-
-
-def _negative(interval: Interval) -> Interval:
-    return Interval(-interval.value, -interval.high, -interval.low)
-
-
-def _tokens(saved: float | None) -> str:
-    if saved is None:
-        return "tokens not counted on the same text"
-    return f"with {saved:.1%} of tokens saved" if saved >= 0 else f"with {-saved:.1%} more tokens"
+    everything = np.arange(len(rows))
+    return Figure(
+        f"{name}{_MACRO_F1}" if part is None else f"{name}{_MACRO_F1}{FRAGMENTED}",
+        "higher",
+        len(rows),
+        a.data,
+        ours(everything),
+        theirs(everything),
+        first,
+        second,
+        tested.interval,
+        tested.p_value,
+        "paired bootstrap",
+    )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.evaluation.baselines import BASELINES
-from adapt.evaluation.bootstrap import Interval, mean_interval, statistic_interval
+from adapt.evaluation.bootstrap import mean_interval
 from adapt.evaluation.classification import (
     NEUTRAL,
     Classified,
@@ -19,6 +19,7 @@ from adapt.evaluation.classification import (
     few_shot_examples,
     predict,
 )
+from adapt.evaluation.figures import Columns
 from adapt.evaluation.heads import has_head
 from adapt.evaluation.label_metrics import (
     Ece,
@@ -31,6 +32,8 @@ from adapt.evaluation.metrics import KINDS, combined
 from adapt.evaluation.result import Baseline, TaskScores
 from adapt.evaluation.tasks import Rows, Subject, columns, extremes, place_of, write_rows
 from adapt.recipe.evaluation import ClassificationTask, EvaluationSection
+
+_MAIN = KINDS["classification"][0]
 
 
 def score_labels(
@@ -99,6 +102,7 @@ def score_labels(
         settings,
         seed,
         place_of(task, subject, predictions),
+        subject.fragmented(texts),
     )
 
 
@@ -110,8 +114,10 @@ def _label_scores(
     settings: dict[str, Any],
     seed: int,
     place: Path,
+    part: tuple[int, ...],
 ) -> TaskScores:
-    metrics, intervals, each = _label_figures(found, references, seed)
+    metrics, figures = _label_figures(found, references)
+    intervals, each = figures.intervals(seed), figures.means[_MAIN]
     table, confusion = class_scores(found.answers, references)
     expected = _probability_of(found, references)
     columns: dict[str, Sequence[Any]] = {
@@ -132,7 +138,7 @@ def _label_scores(
         kind="classification",
         rows=len(asked),
         metrics=metrics,
-        main=intervals[KINDS["classification"][0]],
+        main=intervals[_MAIN],
         examples=tuple((asked[i], references[i], found.answers[i]) for i in chosen),
         example_rows=chosen,
         worst=worst,
@@ -145,23 +151,22 @@ def _label_scores(
         settings=settings,
         references=tuple(references),
         calibration=calibration(_confidences(found), each),
+        fragmented=part,
+        on_fragmented=figures.intervals(seed, part),
     )
 
 
 def _label_figures(
-    found: Classified, references: Sequence[str], seed: int
-) -> tuple[dict[str, float], dict[str, Interval], NDArray[np.float64]]:
-    """Metrics, their intervals, and right or wrong of each row."""
+    found: Classified, references: Sequence[str]
+) -> tuple[dict[str, float], Columns]:
+    """Metrics, and what they and right or wrong of each row are made of."""
     pairs = {"predictions": found.answers, "references": list(references)}
     metrics = combined("classification").compute(**pairs)
     metrics |= Ece().compute(**pairs, confidences=_confidences(found))
     each = accuracy_each(found.answers, references)
-    accuracy = mean_interval(each, seed)
-    intervals = {"accuracy": accuracy, "micro_f1": accuracy} | {
-        name: statistic_interval(statistic, len(each), seed)
-        for name, statistic in label_statistics(found.answers, references).items()
-    }
-    return metrics, intervals, each
+    # With one label a row the micro-F1 is the accuracy.
+    means = {_MAIN: each, "micro_f1": each}
+    return metrics, Columns(means, statistics=label_statistics(found.answers, references))
 
 
 def _confidences(found: Classified) -> list[float]:
@@ -170,8 +175,9 @@ def _confidences(found: Classified) -> list[float]:
 
 
 def _baseline(found: Classified, references: Sequence[str], seed: int) -> Baseline:
-    metrics, intervals, each = _label_figures(found, references, seed)
-    return Baseline(metrics, intervals["accuracy"], tuple(each.tolist()))
+    metrics, figures = _label_figures(found, references)
+    each = figures.means[_MAIN]
+    return Baseline(metrics, mean_interval(each, seed), tuple(each.tolist()))
 
 
 def _probability_of(found: Classified, references: Sequence[str]) -> NDArray[np.float64]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from adapt.errors import DataError, WorkspaceError, nearest
-from adapt.evaluation.compare import Comparison, Verdict, compare, judge, same_documents
+from adapt.evaluation.compare import Comparison, compare, same_documents
 from adapt.evaluation.result import ModelScores
+from adapt.evaluation.verdict import Verdict, judge
 from adapt.fertility import Fertility, FertilityReport, saved
 from adapt.workspace import Workspace
 

@@ -117,6 +117,9 @@ class TaskScores:
         calibration: Bins of the expected calibration error that hold rows, the least sure first;
             empty where it was not measured.
         trained: Whether phases train on its other rows; if not, it says what was forgotten.
+        fragmented: Which rows, from 0, are the fifth with the highest share of words that the
+            base's tokenizer splits; empty where that was not asked.
+        on_fragmented: What `intervals` has, of those rows only.
     """
 
     kind: str
@@ -138,6 +141,8 @@ class TaskScores:
     references: tuple[str, ...] = ()
     calibration: tuple[Bin, ...] = ()
     trained: bool = True
+    fragmented: tuple[int, ...] = ()
+    on_fragmented: dict[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -319,16 +324,21 @@ def _task(record: dict[str, Any]) -> TaskScores:
     changed = {
         "main": Interval(**record["main"]),
         "examples": tuple((p, r, a) for p, r, a in record["examples"]),
-        "intervals": {k: Interval(**v) for k, v in record.get("intervals", {}).items()},
+        "intervals": _intervals(record.get("intervals", {})),
+        "on_fragmented": _intervals(record.get("on_fragmented", {})),
         "classes": tuple(ClassScores(**one) for one in record.get("classes", ())),
         "confusion": tuple((r, p, n) for r, p, n in record.get("confusion", ())),
         "baselines": baselines,
         "calibration": tuple(Bin(**one) for one in record.get("calibration", ())),
     }
-    lists = ("example_rows", "answers", "each", "notes", "references")
+    lists = ("example_rows", "answers", "each", "notes", "references", "fragmented")
     return TaskScores(
         **{**record, **changed, **{name: tuple(record.get(name, ())) for name in lists}}
     )
+
+
+def _intervals(record: dict[str, Any]) -> dict[str, Interval]:
+    return {name: Interval(**one) for name, one in record.items()}
 
 
 def _edge(record: dict[str, Any] | None) -> EdgeScores | None:

@@ -26,7 +26,7 @@ from adapt.evaluation.masked import (
     told_bits,
 )
 from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
-from adapt.evaluation.slices import fragmented, text_hash
+from adapt.evaluation.slices import text_hash
 from adapt.evaluation.tasks import Subject
 from adapt.recipe.evaluation import AnyTask, EvaluationSection, GenerationTask
 from adapt.training.reading import never_written
@@ -50,7 +50,6 @@ def score_model(
     baselines: bool = False,
     new_ids: Sequence[int] = (),
     writer: Any = None,  # noqa: ANN401
-    base_tokenizer: Any = None,  # noqa: ANN401
     tokenizers: Sequence[Any] = (),
 ) -> ModelScores:
     """Measures one model on held-out text and rows.
@@ -71,13 +70,18 @@ def score_model(
             of probability that they get.
         writer: Where units are only read, the base's tokenizer: labels are written with it, and
             of each document the second half is scored in it, after the first in `tokenizer`'s.
-        base_tokenizer: Decides which documents are fragmented (`slices.fragmented`); without one,
-            they are found only where `name` is base, whose tokenizer it is.
-        tokenizers: Of all models that are compared where they fill in hidden words, the base's
-            first: they decide what is hidden together. Without any, the model's own does.
+        tokenizers: Of all models that are compared, the base's first, which says what documents
+            and rows are fragmented (`slices.fragmented`); without any, none are. Of models that
+            fill in hidden words they decide what is hidden together; without any, its own does.
     """
     subject = Subject(
-        model, tokenizer, name, new_ids=tuple(new_ids), baselines=baselines, writer=writer
+        model,
+        tokenizer,
+        name,
+        new_ids=tuple(new_ids),
+        baselines=baselines,
+        writer=writer,
+        base_tokenizer=next(iter(tokenizers), None),
     )
     if has_head(model):
         tasks = _score_tasks(section, corpus, subject, seed, predictions)
@@ -97,9 +101,7 @@ def score_model(
         never_written(model, new_ids)
     reading = read_documents(model, tokenizer, held_out, label=f"{name}: domain text", **read)
     domain = _measure(_scored(held_out, writer), seed, reading)
-    if base_tokenizer is not None or name == "base":
-        cut_by = tokenizer if base_tokenizer is None else base_tokenizer
-        domain = replace(domain, fragmented=fragmented(cut_by.backend_tokenizer, held_out))
+    domain = replace(domain, fragmented=subject.fragmented(held_out))
     general = None
     if texts:
         reading = read_documents(model, tokenizer, texts, label=f"{name}: general text", **read)
@@ -206,8 +208,7 @@ def _masked_scores(
         for kind, read in (("domain", held_out), ("general", texts))
     )
     if domain is not None:
-        split = fragmented(tokenizers[0].backend_tokenizer, held_out)
-        domain = replace(domain, fragmented=split)
+        domain = replace(domain, fragmented=subject.fragmented(held_out))
     return ModelScores(domain, general, {})
 
 

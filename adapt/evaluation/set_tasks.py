@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import evaluate
 import numpy as np
-from numpy.typing import NDArray
 
 from adapt.evaluation.baselines import SET_BASELINES
-from adapt.evaluation.bootstrap import Interval, mean_interval, statistic_interval
+from adapt.evaluation.bootstrap import mean_interval
+from adapt.evaluation.figures import Columns
 from adapt.evaluation.heads import THRESHOLD, class_names, logits_of, several
 from adapt.evaluation.label_metrics import set_class_scores, set_statistics
 from adapt.evaluation.metrics import SETS
@@ -56,13 +56,15 @@ def score_label_sets(
         label=f"{subject.name}: {task.name}",
     )
     found, probabilities = several(logits, labels)
-    metrics, intervals, each = _figures(found, references, seed)
+    metrics, figures = _figures(found, references)
+    intervals, each, part = figures.intervals(seed), figures.means[_MAIN], subject.fragmented(texts)
     baselines = {}
     if subject.baselines:
         known = [str(row[task.text]) for row in train], [task.labels_of(row) for row in train]
         for name, baseline in SET_BASELINES.items():
-            figures, limits, right = _figures(baseline(*known, texts, seed), references, seed)
-            baselines[name] = Baseline(figures, limits[_MAIN], tuple(right.tolist()))
+            beside, guessed = _figures(baseline(*known, texts, seed), references)
+            right = guessed.means[_MAIN]
+            baselines[name] = Baseline(beside, mean_interval(right, seed), tuple(right.tolist()))
     join = f"{task.label_separator} ".join
     said, expected = [join(one) for one in found], [join(one) for one in references]
     settings = {
@@ -98,22 +100,17 @@ def score_label_sets(
         classes=set_class_scores(found, references),
         baselines=baselines,
         settings=settings,
+        fragmented=part,
+        on_fragmented=figures.intervals(seed, part),
     )
 
 
-def _figures(
-    found: Sets, references: Sets, seed: int
-) -> tuple[dict[str, float], dict[str, Interval], NDArray[np.float64]]:
-    """Metrics, their intervals, and whether each row's labels are exactly the right ones."""
+def _figures(found: Sets, references: Sets) -> tuple[dict[str, float], Columns]:
+    """Metrics, and what they and whether each row's labels are exactly right are made of."""
     names = sorted(SETS, key=lambda name: name != _MAIN)  # the first is the main one
     metrics: dict[str, float] = evaluate.combine([SETS[name]() for name in names]).compute(
         predictions=found, references=references
     )
     pairs = zip(found, references, strict=True)
     each = np.array([set(a) == set(b) for a, b in pairs], dtype=np.float64)
-    statistics: dict[str, Callable[[NDArray[np.int64]], float]] = set_statistics(found, references)
-    intervals = {_MAIN: mean_interval(each, seed)} | {
-        name: statistic_interval(statistic, len(each), seed)
-        for name, statistic in statistics.items()
-    }
-    return metrics, intervals, each
+    return metrics, Columns({_MAIN: each}, statistics=set_statistics(found, references))

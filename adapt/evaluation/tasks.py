@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapt.evaluation.slices import fragmented
 from adapt.recipe.evaluation import AnyTask
 from adapt.training.phases import prompts
 from adapt.workspace import write_json, write_text
@@ -31,6 +32,7 @@ class Subject:
         new_ids: Ids of its new tokens, for the adoption rate; none for a base tokenizer.
         baselines: Whether baselines are measured beside it.
         writer: Tokenizer of what it writes, where units are only read; None: the same.
+        base_tokenizer: Says which rows are fragmented; None: that is not asked.
     """
 
     model: Any
@@ -39,6 +41,13 @@ class Subject:
     new_ids: tuple[int, ...] = ()
     baselines: bool = False
     writer: Any = None
+    base_tokenizer: Any = None
+
+    def fragmented(self, texts: Sequence[str]) -> tuple[int, ...]:
+        """The rows of these texts where a new vocabulary should help most."""
+        if self.base_tokenizer is None:
+            return ()
+        return fragmented(self.base_tokenizer.backend_tokenizer, texts)
 
 
 def columns(task: AnyTask, rows: Rows) -> tuple[list[str], list[str]]:

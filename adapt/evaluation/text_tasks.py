@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.corpus.read import terms_of
-from adapt.evaluation.bootstrap import mean_interval, ratio_interval, statistic_interval
+from adapt.evaluation.figures import Columns
 from adapt.evaluation.generation import adoption, answers, decoding
 from adapt.evaluation.metrics import KINDS, combined
 from adapt.evaluation.result import TaskScores
@@ -90,16 +90,11 @@ def score_texts(
         )
     ratios = _ratios(subject, done, said, references, terms)
     metrics = combined("generation").compute(predictions=said, references=references)
-    metrics |= {name: float(values.mean()) for name, values in extra.items()}
-    intervals = {n: mean_interval(v, seed) for n, v in (means | extra).items()}
-    intervals |= {
-        name: statistic_interval(statistic, len(said), seed)
-        for name, statistic in text_statistics(said, references).items()
-    }
-    for name, (above, below) in ratios.items():
-        some = below > 0
-        intervals[name] = ratio_interval(above[some], below[some], seed)
-        metrics[name] = intervals[name].value
+    figures = Columns(means | extra, ratios, text_statistics(said, references))
+    intervals = figures.intervals(seed)
+    metrics |= {name: intervals[name].value for name in (*extra, *ratios)}
+    pairs = zip(asked, references, strict=True)
+    part = subject.fragmented([f"{prompt} {reference}" for prompt, reference in pairs])
     each = means | extra | {"chrf": chrf_each(said, references)}
     scores = [{n: round(float(v[i]), 6) for n, v in each.items()} for i in range(len(said))]
     write_rows(
@@ -120,6 +115,8 @@ def score_texts(
         each=tuple(each[main].tolist()),
         settings=settings,
         notes=(absent,) if absent else (),
+        fragmented=part,
+        on_fragmented=figures.intervals(seed, part),
     )
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from adapt.evaluation.compare import FRAGMENTED
 from adapt.evaluation.result import SAME_TIME
 from adapt.fertility import Fertility, saved
 from adapt.reporting.summary import (
-    FRAGMENTED,
     Row,
     Summary,
     edge_rows,
@@ -62,7 +62,14 @@ def parts(summaries: Sequence[Summary]) -> dict[str, Callable[[Summary], Measure
         "Domain text, its most fragmented fifth": _fragmented,
         "Domain text cut before a space": _edges,
         "General text": lambda s: _text(s, "general"),
-        **{f"Task {task}": _task(task) for task in tasks},
+        **{
+            title: measured
+            for task in tasks
+            for title, measured in (
+                (f"Task {task}", _task(task)),
+                (f"Task {task}, its most fragmented fifth", _task(task, on_part=True)),
+            )
+        },
         "lm-evaluation-harness": lambda s: (harness_rows(s), None),
         "Speed": _speed,
         "Time and energy": _time,
@@ -116,14 +123,22 @@ def _edges(summary: Summary) -> Measured:
     return edge_rows(summary), _likelihood_data(summary, "domain")
 
 
-def _task(task: str) -> Callable[[Summary], Measured]:
+def _task(task: str, *, on_part: bool = False) -> Callable[[Summary], Measured]:
+    """On all rows of a task, or on those that the run's own base cuts most."""
+
     def measured(summary: Summary) -> Measured:
         one = summary.scores["adapted"].tasks.get(task)
         if one is None:
             return [], None
-        shown = f"{one.rows:,} rows, {_shown(one.data)}"
-        rows = [replace(r, measure=r.measure[len(task) + 2 :]) for r in task_rows(summary, task)]
-        return rows, Data(one.data, (one.rows, one.references), shown)
+        part = one.fragmented if on_part else ()
+        hash_ = f"{one.data}{part or ''}" if one.data else ""
+        shown = f"{len(part) or one.rows:,} rows, {_shown(one.data)}"
+        rows = [
+            replace(row, measure=row.measure[len(task) + 2 :])
+            for row in task_rows(summary, task)
+            if _on_part(row) == on_part
+        ]
+        return rows, Data(hash_, (one.rows, one.references, part), shown)
 
     return measured
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from adapt.evaluation.bootstrap import Interval
-from adapt.evaluation.compare import Comparison, Figure, Verdict
+from adapt.evaluation.compare import FRAGMENTED, Comparison, Figure
 from adapt.evaluation.result import ModelScores
 from adapt.evaluation.slices import on_slice
+from adapt.evaluation.verdict import Verdict
 from adapt.fertility import Fertility
 from adapt.reporting.tasks import METRICS
 
@@ -95,30 +96,40 @@ def scores_table(scores: ModelScores, tokens: Fertility, title: str) -> Table:
     drawn = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
     for column in ("held-out text and rows", "value", "95 % interval", "of"):
         drawn.add_column(column, justify="left" if column == "held-out text and rows" else "right")
-
-    def add(name: str, found: Interval, of: str) -> None:
-        cells = (f"{found.value:.3f}", f"{found.low:.3f} to {found.high:.3f}", of)
-        drawn.add_row(escape(name), *cells)
-
     drawn.add_row(
         "tokens per word ↓", f"{tokens.tokens_per_word:.3f}", "", f"{tokens.words:,} words"
     )
-    for kind, one in (("domain", scores.domain), ("general", scores.general)):
-        if one is None:
-            continue
-        documents = f"{len(one.bits):,} documents"
-        add(f"{one.measure}, {kind} text ↓", one.interval, documents)
-        if (cut := on_slice(one, one.fragmented)) is not None:
-            add(f"{one.measure}, fragmented text ↓", cut, f"{len(one.fragmented):,} documents")
-        if one.new_token_share:
-            add(f"probability on new tokens, {kind} text", one.new_token_share, documents)
-    for task, scored in scores.tasks.items():
-        for metric, found in {next(iter(scored.metrics)): scored.main, **scored.intervals}.items():
-            label, _, better, _ = METRICS.get(metric, (metric, 3, "", False))
-            arrow = {"higher": " ↑", "lower": " ↓"}.get(better, "")
-            add(f"{task}: {label}{arrow}", found, f"{scored.rows:,} rows")
+    for name, found, of in (*_of_text(scores), *_of_tasks(scores)):
+        cells = (f"{found.value:.3f}", f"{found.low:.3f} to {found.high:.3f}", of)
+        drawn.add_row(escape(name), *cells)
     if scores.speed:
         name, speed = next(iter(scores.speed.rounds.items()))
         spread = f"{speed.low:,.0f} to {speed.high:,.0f}"
         drawn.add_row(f"{name} ↑", f"{speed.median:,.0f}", spread, f"{len(speed.values)} rounds")
     return drawn
+
+
+def _of_text(scores: ModelScores) -> Iterator[tuple[str, Interval, str]]:
+    """Name, figure, and what it is of."""
+    for kind, one in (("domain", scores.domain), ("general", scores.general)):
+        if one is None:
+            continue
+        documents = f"{len(one.bits):,} documents"
+        yield f"{one.measure}, {kind} text ↓", one.interval, documents
+        if (cut := on_slice(one, one.fragmented)) is not None:
+            yield f"{one.measure}{FRAGMENTED} ↓", cut, f"{len(one.fragmented):,} documents"
+        if one.new_token_share:
+            yield f"probability on new tokens, {kind} text", one.new_token_share, documents
+
+
+def _of_tasks(scores: ModelScores) -> Iterator[tuple[str, Interval, str]]:
+    for task, one in scores.tasks.items():
+        whole = {next(iter(one.metrics)): one.main, **one.intervals}
+        for after, rows, figures in (
+            ("", one.rows, whole),
+            (FRAGMENTED, len(one.fragmented), one.on_fragmented),
+        ):
+            for metric, found in figures.items():
+                label, _, better, _ = METRICS.get(metric, (metric, 3, "", False))
+                arrow = {"higher": " ↑", "lower": " ↓"}.get(better, "")
+                yield f"{task}: {label}{after}{arrow}", found, f"{rows:,} rows"

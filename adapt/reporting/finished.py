@@ -10,8 +10,9 @@ from adapt.corpus.audit import DataAudit
 from adapt.corpus.result import CorpusStatistics, TextStatistics
 from adapt.errors import VocabularyError, WorkspaceError
 from adapt.evaluation.bootstrap import Interval
-from adapt.evaluation.compare import Comparison, Figure, Verdict
+from adapt.evaluation.compare import Comparison, Figure
 from adapt.evaluation.result import SAME_TIME, ModelScores
+from adapt.evaluation.verdict import Verdict
 from adapt.fertility import FertilityReport
 from adapt.reporting.summary import Summary
 from adapt.training.result import Trained

@@ -17,6 +17,7 @@ from typing import Any
 
 from jinja2 import Environment
 
+from adapt.evaluation.compare import FRAGMENTED
 from adapt.evaluation.result import BITS
 from adapt.fertility import RENYI_ALPHA, Fertility, SplitWord, saved
 from adapt.reporting import plots, score_plots
@@ -71,17 +72,17 @@ def render(summary: Summary) -> str:
     script = environment.get_template("report.js").render().encode()
     models = [name for name in MODELS if name in summary.scores]
     before, after = summary.fertility.domain[0], summary.fertility.domain[-1]
-    curve = summary.vocabulary.curve
+    rows, curve = table(summary), summary.vocabulary.curve
     page = environment.get_template("report.html.jinja").render(
         summary=summary,
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}",
         parts=_parts(summary),
         models=models,
         look=LOOKS.get(summary.verdict.choice, ("same", "?")),
-        rows=table(summary),
+        rows=rows,
         edge_rows=edge_rows(summary),
         speed_rows=speed_rows(summary),
-        fragmented=any(one.domain and one.domain.fragmented for one in summary.scores.values()),
+        fragmented=any(row.measure.endswith(FRAGMENTED) for row in rows),
         edges=[(name, edge) for name in models if (edge := summary.scores[name].edge)],
         best=_best,
         saved=saved,

@@ -9,16 +9,16 @@ from typing import Any
 from adapt.corpus.audit import DataAudit
 from adapt.corpus.result import CorpusStatistics
 from adapt.evaluation.bootstrap import Interval
-from adapt.evaluation.compare import Comparison, Verdict, same_documents
+from adapt.evaluation.compare import FRAGMENTED, Comparison, same_documents
 from adapt.evaluation.result import SAME_TIME, ModelScores, TaskScores
 from adapt.evaluation.slices import on_slice
+from adapt.evaluation.verdict import Verdict
 from adapt.fertility import Fertility, FertilityReport
 from adapt.reporting.tasks import METRICS, defeats, forgotten, ranking
 from adapt.training.result import Trained
 from adapt.vocab import Vocabulary
 
 MODELS = ("base", "control", SAME_TIME, "adapted")
-FRAGMENTED = ", fragmented text"  # after what is measured: bits per byte, or pseudo ones
 _TOLD = "told by the number of masks, at most; bits per byte"
 
 
@@ -181,17 +181,22 @@ def _slice_rows(summary: Summary, models: list[str]) -> list[Row]:
     return rows
 
 
-def _interval_row(measure: str, better: str, models: list[str], found: dict[str, Interval]) -> Row:
+def _interval_row(
+    measure: str, better: str, models: list[str], found: dict[str, Interval], digits: int = 3
+) -> Row:
     values = {m: found[m].value if m in found else None for m in models}
-    return Row(measure, better, values, 3, {m: (i.low, i.high) for m, i in found.items()})
+    return Row(measure, better, values, digits, {m: (i.low, i.high) for m, i in found.items()})
 
 
 def task_rows(summary: Summary, task: str, *, whole: bool = True) -> list[Row]:
-    """Metrics of a task; without `whole` those of the main table only."""
+    """Metrics of a task, and the same on its fragmented rows.
+
+    Without `whole` those of the main table only, and the first of them on the fragmented rows.
+    """
     scores = by_task(summary, task)
     measured = {metric for one in scores.values() for metric in one.metrics}
     trained = all(one.trained for one in scores.values())
-    rows = []
+    rows, part = [], []
     for metric, (name, digits, better, main) in METRICS.items():
         if metric not in measured or not (whole or main):
             continue
@@ -202,7 +207,10 @@ def task_rows(summary: Summary, task: str, *, whole: bool = True) -> list[Row]:
         intervals = {m: (f.low, f.high) for m, f in found.items() if f is not None}
         label = f"{task}: {name}" + ("" if trained else ", not trained on")
         rows.append(Row(label, better, values, digits, intervals))
-    return rows
+        cut = {m: s.on_fragmented[metric] for m, s in scores.items() if metric in s.on_fragmented}
+        if cut:
+            part.append(_interval_row(label + FRAGMENTED, better, _models(summary), cut, digits))
+    return rows + (part if whole else part[:1])
 
 
 def by_task(summary: Summary, task: str) -> dict[str, TaskScores]:

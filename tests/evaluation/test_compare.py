@@ -5,17 +5,11 @@ from dataclasses import replace
 import pytest
 
 from adapt.evaluation.bootstrap import Interval, mean_interval, ratio_interval
-from adapt.evaluation.compare import (
-    Comparison,
-    Figure,
-    compare,
-    decide,
-    same_documents,
-    verdict,
-)
+from adapt.evaluation.compare import Comparison, Figure, compare, same_documents
 from adapt.evaluation.result import Likelihood, ModelScores, Rounds, SpeedScores, TaskScores
 from adapt.evaluation.scores import sample
 from adapt.evaluation.significance import mcnemar
+from adapt.evaluation.verdict import decide, verdict
 from adapt.reporting.comparison import comparison_table
 
 BYTES = tuple(100 + 7 * i for i in range(60))
@@ -195,6 +189,35 @@ def test_the_slice_is_the_bases_and_read_off_the_same_bits():
     assert (cut.rows, cut.value, cut.other) == (10, pytest.approx(1.0), pytest.approx(2.0))
     assert cut.difference.value == pytest.approx(-1.0)
     assert cut.p_value < 0.001
+
+
+def test_tasks_are_compared_on_their_fragmented_rows_too():
+    right, wrong = labelled([1.0] * 20), labelled([1.0] * 15 + [0.0] * 5)
+    labels = ("heart", "lung") * 10
+    tasks = [
+        replace(one, answers=answers, references=labels, metrics={**one.metrics, "macro_f1": macro})
+        for one, answers, macro in (
+            (right, labels, 1.0),
+            (wrong, labels[:15] + ("kidney",) * 5, 0.5),
+        )
+    ]
+    part = (0, 1, 14, 15, 16, 17, 18, 19)
+    ours = with_tasks(1.0, organ=tasks[0])
+    theirs = with_tasks(1.0, organ=replace(tasks[1], fragmented=part))
+    found = {one.name: one for one in compare(ours, theirs, "control", 0).figures}
+    cut = found["organ: accuracy, fragmented text"]
+    assert (cut.rows, cut.value, cut.other) == (8, 1.0, 3 / 8)
+    assert cut.difference.value == pytest.approx(5 / 8)
+    assert cut.test == "McNemar, exact"
+    assert cut.p_value == mcnemar([1.0] * 8, [1.0] * 3 + [0.0] * 5).p_value
+    macro = found["organ: macro-F1, fragmented text"]
+    # Of the heart two right, two missed; of the lung one right, three missed; kidney never right.
+    expected = (2 * 2 / (2 + 4) + 2 * 1 / (1 + 4) + 0) / 3
+    assert macro.value == 1.0
+    assert macro.other == pytest.approx(expected)
+    # The whole decides, not the part.
+    heads = replace(ours, domain=None), replace(theirs, domain=None)
+    assert compare(*heads, "control", 0).leading == found["organ: macro-F1"]
 
 
 def test_what_is_of_other_data_is_not_compared_and_says_so():

@@ -33,7 +33,8 @@ def score(tiny_recipe, tiny_base, tmp_path):
 
 
 def test_figures_name_their_data_and_the_base_finds_the_slice(score, tiny_base):
-    base = score("base")
+    own = [load_tokenizer(tiny_base)]
+    base = score("base", tokenizers=own)
     drawn = sample(lambda: score.corpus.documents("test"), 10, 10_000, 0)
     assert base.domain.data == text_hash(drawn)
     tokenizer = load_tokenizer(tiny_base).backend_tokenizer
@@ -45,12 +46,12 @@ def test_figures_name_their_data_and_the_base_finds_the_slice(score, tiny_base):
 
     adapted = score("adapted", new_ids=[300, 301, 302])
     assert adapted.domain.data == base.domain.data
-    assert adapted.domain.fragmented == ()
+    assert adapted.domain.fragmented == ()  # nobody said what the base's tokenizer is
     share = adapted.domain.new_token_share
     assert 0 < share.low <= share.value <= share.high < 1
     assert share.value == pytest.approx(3 / 400, rel=0.5)  # untrained: about as any other three
 
-    named = score("mine", base_tokenizer=load_tokenizer(tiny_base))
+    named = score("mine", tokenizers=own)
     assert named.domain.fragmented == base.domain.fragmented
     for one in (base, adapted, named):
         assert ModelScores.from_json(json.loads(json.dumps(one.to_json()))) == one

@@ -10,6 +10,7 @@ from adapt.corpus.build import build_corpus
 from adapt.errors import AdaptError
 from adapt.evaluation.result import ModelScores
 from adapt.evaluation.scores import score_model
+from adapt.evaluation.slices import fragmented
 from adapt.evaluation.tasks import extremes
 from adapt.recipe import load_recipe
 from adapt.recipe.evaluation import SCORING_KEYS, ClassificationTask, GenerationTask
@@ -32,6 +33,7 @@ def score(tiny_recipe, tiny_base, tmp_path):
             predictions=tmp_path / "predictions",
             baselines=name == "base",
             new_ids=new_ids,
+            tokenizers=[load_tokenizer(tiny_base)],
         )
 
     return run
@@ -94,6 +96,24 @@ def test_a_generation_task(score, tmp_path):
     assert settings["seed"] == 7
     assert settings["num_beams"] == 1
     assert settings["max_new_tokens"] == 8
+
+
+def test_the_rows_that_the_base_cuts_most_have_figures_of_their_own(score, tiny_base, tmp_path):
+    corpus, scores = score(name="adapted", new_ids=[300])
+    tokenizer = load_tokenizer(tiny_base).backend_tokenizer
+    known = [row["definition"] for row in corpus.rows("organ", "test")]
+    for name, task in scores.tasks.items():
+        rows, _ = written(tmp_path / "predictions", f"{name}.adapted")
+        texts = [f"{row['prompt']} {row['reference']}" for row in rows]
+        if name == "organ":  # the label is not what is read
+            texts = [next(one for one in known if one in row["prompt"]) for row in rows]
+        assert task.fragmented == fragmented(tokenizer, texts)
+        assert 0 < len(task.fragmented) < task.rows
+        own = [task.each[i] for i in task.fragmented]
+        main = next(iter(task.metrics))
+        assert task.on_fragmented[main].value == pytest.approx(sum(own) / len(own))
+        assert set(task.on_fragmented) <= set(task.intervals)
+    assert set(scores.tasks["organ"].on_fragmented) == {"accuracy", "micro_f1", "macro_f1", "mcc"}
 
 
 def test_baselines_are_measured_once_a_run_and_examples_shown_to_the_base(score, tmp_path):

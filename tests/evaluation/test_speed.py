@@ -18,11 +18,12 @@ from transformers import (
 from adapt import check
 from adapt.evaluation import speed
 from adapt.evaluation.bootstrap import Interval
-from adapt.evaluation.compare import Comparison, Figure, judge
+from adapt.evaluation.compare import Comparison, Figure
 from adapt.evaluation.heads import longest_window
 from adapt.evaluation.reading import ReadingLoad, measure_reading
 from adapt.evaluation.result import Rounds, SpeedScores
 from adapt.evaluation.speed import Candidate, Load, measure_speed
+from adapt.evaluation.verdict import judge
 from adapt.vocab import load_tokenizer
 from tests.conftest import general
 

@@ -10,7 +10,7 @@ from adapt.corpus.audit import DataAudit, Extent
 from adapt.corpus.findings import Finding
 from adapt.corpus.result import CorpusStatistics, TextStatistics
 from adapt.evaluation.bootstrap import Interval
-from adapt.evaluation.compare import Comparison, Verdict
+from adapt.evaluation.compare import Comparison
 from adapt.evaluation.result import (
     Bin,
     EdgeScores,
@@ -20,6 +20,7 @@ from adapt.evaluation.result import (
     SpeedScores,
     TaskScores,
 )
+from adapt.evaluation.verdict import Verdict
 from adapt.fertility import Fertility, FertilityReport, SplitWord
 from adapt.reporting.summary import Summary
 from adapt.training.result import PhaseResult, Trained

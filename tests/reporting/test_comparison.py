@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from adapt.evaluation.bootstrap import Interval
-from adapt.evaluation.compare import Comparison, Figure, Verdict
+from adapt.evaluation.compare import Comparison, Figure
+from adapt.evaluation.verdict import Verdict
 from adapt.reporting.comparison import comparison_table, explained, probability, to_csv, to_json
 from adapt.reporting.console import print_summary
 from adapt.reporting.html import render

@@ -11,8 +11,8 @@ import adapt.reporting
 from adapt.corpus.audit import DataAudit, Extent
 from adapt.corpus.findings import Finding
 from adapt.evaluation.bootstrap import Interval
-from adapt.evaluation.compare import Verdict
 from adapt.evaluation.result import Bin
+from adapt.evaluation.verdict import Verdict
 from adapt.fertility import FertilityReport, SplitWord
 from adapt.reporting.html import render, visible, write_report
 from adapt.reporting.summary import table

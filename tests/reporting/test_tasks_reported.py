@@ -75,6 +75,27 @@ def test_the_main_table_has_few_metrics_and_the_task_all(judged):
     assert len(rows) == 4
 
 
+def test_the_fragmented_rows_of_a_task_have_lines_of_their_own(judged):
+    cut = {"accuracy": Interval(0.4, 0.2, 0.6), "macro_f1": Interval(0.3, 0.1, 0.5)}
+
+    def slice_of(one):
+        task = replace(one.tasks["organ"], fragmented=(1, 4), on_fragmented=cut)
+        return replace(one, tasks={**one.tasks, "organ": task})
+
+    scores = {name: slice_of(one) for name, one in judged.scores.items()}
+    sliced = replace(judged, scores=scores)
+    before = len(task_rows(judged, "organ"))
+    whole = {row.measure: row for row in task_rows(sliced, "organ")[before:]}
+    assert list(whole) == ["organ: accuracy, fragmented text", "organ: macro-F1, fragmented text"]
+    assert whole["organ: macro-F1, fragmented text"].values["base"] == 0.3
+    assert whole["organ: macro-F1, fragmented text"].intervals["adapted"] == (0.1, 0.5)
+    shown = [row.measure for row in table(sliced) if "fragmented" in row.measure]
+    assert shown == ["organ: accuracy, fragmented text"]
+    page = render(sliced)
+    assert "Fragmented text is the fifth" in page
+    assert "Fragmented text is the fifth" not in render(judged)
+
+
 def test_every_metric_of_the_evaluation_has_a_name():
     from adapt.evaluation.metrics import CONFIDENCE, SETS
     from adapt.evaluation.metrics import METRICS as MEASURED
