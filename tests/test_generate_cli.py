@@ -30,7 +30,7 @@ def run(tiny_recipe):
         path = tiny_recipe(training={"phases": [PHASE]}, corpus={"general": []})
         pipeline = Pipeline(load_recipe(path))
         pipeline.prepared.build_tokenizer()
-        pipeline.adapter()
+        pipeline.tuned.adapter()
         RUNS.append(pipeline.workspace.root)
     return RUNS[0]
 

@@ -31,6 +31,8 @@ ROWS = [
     ["stages"],
     ["trials"],
     ["preparation"],
+    ["tuning"],
+    ["scoring"],
     ["check", "pipeline", "starter"],
     ["forecast"],
     ["cli"],

@@ -61,7 +61,7 @@ def timed(tiny_base, tmp_path_factory):
     recipe = load_recipe(write_recipe(folder, tiny_base, **sections))
     first = Pipeline(recipe)
     first.prepared.all()
-    first.control()
+    first.tuned.control()
     took(recipe, "training", 1.0)
     took(recipe, "control", 2.0)
     return recipe, Pipeline(recipe).run()
@@ -227,7 +227,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_losses(tiny_recipe, tmp_pat
     path = tiny_recipe(**sections)
     whole = Pipeline(load_recipe(path, [f"output_dir={tmp_path / 'whole'}"]))
     whole.prepared.build_tokenizer()
-    whole.adapter()
+    whole.tuned.adapter()
     process = launch(str(path))
     run = Workspace(Path(load_recipe(path).output_dir))
     deadline = time.monotonic() + 120
@@ -369,7 +369,7 @@ def test_interrupted_it_leaves_nothing_and_is_done_the_next_time(tiny_recipe, mo
     recipe = load_recipe(tiny_recipe(training={"phases": [phase]}, evaluation=sections))
     first = Pipeline(recipe)
     first.prepared.all()
-    first.control()
+    first.tuned.control()
     took(recipe, "training", 1.0)
     took(recipe, "control", 2.0)
     run = Workspace(Path(recipe.output_dir))
@@ -385,7 +385,7 @@ def test_interrupted_it_leaves_nothing_and_is_done_the_next_time(tiny_recipe, mo
     assert not run.control_time.exists()
     assert list(run.checkpoints.glob("control-time-*/domain-done"))
     assert run.manifest("control").exists()
-    trained = Pipeline(recipe).control_time()
+    trained = Pipeline(recipe).tuned.control_time()
     assert trained.folder == run.control_time
     assert run.control_time.is_dir()
     assert not list(run.checkpoints.glob("control-time-*"))
@@ -414,7 +414,7 @@ def test_without_a_control_there_is_none_of_the_same_time(tiny_recipe):
     asked = {"control": False, "control_time": True}
     recipe = load_recipe(tiny_recipe(evaluation=asked))
     assert not recipe.evaluation.times_control
-    assert Pipeline(recipe).controls() == {}
+    assert Pipeline(recipe).tuned.controls() == {}
     assert load_recipe(tiny_recipe(evaluation={"control_time": True})).evaluation.times_control
 
 

@@ -428,7 +428,7 @@ def test_what_was_decided_is_what_the_run_and_its_adapter_say(tiny_recipe, monke
     sections["training"] = {"phases": [phase]}
     pipeline, found = decided(tiny_recipe, monkeypatch, [2.0, 0.1], **sections)
     assert found.untied
-    adapter = pipeline.adapter().folder
+    adapter = pipeline.tuned.adapter().folder
     assert AdapterSettings.load(adapter).untie is True
     assert _untied({"untie": "auto"}, adapter)
     named = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]

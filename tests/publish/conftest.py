@@ -291,7 +291,7 @@ def trained(adapters, tiny_recipe, tmp_path):
             (tmp_path / "general.jsonl").write_text(text)
             pipeline = Pipeline(load_recipe(path))
             pipeline.prepared.build_tokenizer()
-            pipeline.adapter()
+            pipeline.tuned.adapter()
             adapters[key] = pipeline.workspace
         return adapters[key]
 

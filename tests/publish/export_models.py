@@ -22,7 +22,7 @@ def trained(tiny_recipe, **sections):
     if key not in RUNS:
         pipeline = Pipeline(load_recipe(tiny_recipe(training={"phases": [PHASE]}, **sections)))
         pipeline.prepared.build_tokenizer()
-        pipeline.adapter()
+        pipeline.tuned.adapter()
         RUNS[key] = pipeline.workspace
     return RUNS[key]
 

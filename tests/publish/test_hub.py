@@ -487,7 +487,7 @@ def trained(tiny_recipe, tmp_path, monkeypatch):
         run = pipeline.workspace.root
         (tmp_path / "run").rename(tmp_path / "hand-made")
         pipeline.prepared.build_tokenizer()
-        pipeline.adapter()
+        pipeline.tuned.adapter()
         for name in ("evaluation.json", "fertility.json"):
             text = (tmp_path / "hand-made" / reports.name / name).read_text()
             (run / "reports" / name).write_text(text)

@@ -159,7 +159,7 @@ def test_a_base_that_is_not_here_is_asked_for(trained, tiny_base, tmp_path):
 def test_a_control_and_a_plain_checkpoint_load(tiny_recipe, tiny_base):
     pipeline = Pipeline(load_recipe(tiny_recipe(training={"phases": [PHASE]})))
     pipeline.prepared.build_tokenizer()
-    pipeline.control()
+    pipeline.tuned.control()
     run = pipeline.workspace
     model, tokenizer = adapt.load(run.control)
     merged = load_merged(tiny_base, run.control, torch.float32)

@@ -270,7 +270,7 @@ def test_a_secret_in_the_recipe_goes_nowhere(run, tmp_path, caplog):
     before = {path: path.stat().st_mtime_ns for path in workspace.tensorboard.rglob("*")}
     with caplog.at_level(logging.WARNING, "adapt"):
         pipeline.track(summary)
-        told = pipeline._tracking("training")
+        told = pipeline.tuned.tracking("training")
     assert "holds a password in an address" in caplog.text
     assert "password@" not in caplog.text
     assert not told.config

@@ -69,7 +69,7 @@ def losses():
     """Trains a recipe, or goes on with it; returns the losses of each phase."""
 
     def train(path):
-        trained = Pipeline(load_recipe(path)).adapter()
+        trained = Pipeline(load_recipe(path)).tuned.adapter()
         return [[loss for _, loss in phase.losses] for phase in trained.phases]
 
     return train

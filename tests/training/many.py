@@ -36,7 +36,7 @@ def break_once(step):
 
 
 def train(path):
-    trained = Pipeline(load_recipe(path)).adapter()
+    trained = Pipeline(load_recipe(path)).tuned.adapter()
     return [[loss for _, loss in phase.losses] for phase in trained.phases]
 
 

@@ -344,11 +344,11 @@ def test_stage(options, tiny_recipe):
     phase = {"name": "domain", "objective": "clm", "max_steps": 2, "max_length": 64}
     written = tiny_recipe(training={**options, "phases": [phase]}, evaluation={"tasks": []})
     pipeline = Pipeline(load_recipe(written))
-    trained = pipeline.adapter()
+    trained = pipeline.tuned.adapter()
     assert trained.trainable > 0
     assert trained.adapter_bytes > 1000
     assert trained.phases[0].steps == 2
-    assert pipeline.scores("adapted").domain.interval.value > 0
+    assert pipeline.scored.scores("adapted").domain.interval.value > 0
 
 
 def test_the_check_says_how_new_rows_train(tiny_recipe):

@@ -14,7 +14,7 @@ ONE_STEP = {"max_steps": 1, "learning_rate": RATE, "warmup_ratio": 0.0}
 def drift(path):
     """The farthest that a value of a new row went in the first phase."""
     pipeline = Pipeline(load_recipe(path))
-    pipeline.adapter()
+    pipeline.tuned.adapter()
     after = load_file(str(pipeline.workspace.adapter / "adapter_model.safetensors"))
     rows = next(tensor for name, tensor in after.items() if "trainable_tokens" in name)
     before = load_file(str(pipeline.workspace.adapted_base / "model.safetensors"))

@@ -64,7 +64,7 @@ def in_a_child(path, event, phase, step, number):
 
 def bits(path):
     """Bits per byte of each phase, as the finished run has them."""
-    return [phase.bits_per_byte for phase in Pipeline(load_recipe(path)).adapter().phases]
+    return [phase.bits_per_byte for phase in Pipeline(load_recipe(path)).tuned.adapter().phases]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -124,7 +124,7 @@ def test_the_clock_counts_what_was_before_the_checkpoint(runs, losses):
     assert record["step"] == 3
     assert record["seconds"] > 0
     mark.write_text(json.dumps({**record, "seconds": 1000.0}))
-    first, second = Pipeline(load_recipe(path)).adapter().phases
+    first, second = Pipeline(load_recipe(path)).tuned.adapter().phases
     assert 0 < first.seconds < 1000 < second.seconds < 2000
 
 
@@ -230,7 +230,7 @@ def test_each_log_line_says_what_the_steps_read(runs, monkeypatch):
     counts, count = [], callbacks.read_by
     monkeypatch.setattr(callbacks, "line", lambda *given: seen.append(given) or said(*given))
     monkeypatch.setattr(callbacks, "read_by", lambda e: counts.append(count(e)) or counts[-1])
-    trained = Pipeline(load_recipe(runs("logged"))).adapter()
+    trained = Pipeline(load_recipe(runs("logged"))).tuned.adapter()
     assert [given[:3] for given in seen] == [
         (phase, step, 4) for phase in ("first", "second") for step in range(1, 5)
     ]

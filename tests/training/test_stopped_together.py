@@ -61,7 +61,7 @@ def work(folder, path, asked, moment):
     if asked and rank == 1:
         stop_at(asked, *moment)
     try:
-        trained = Pipeline(load_recipe(path)).adapter()
+        trained = Pipeline(load_recipe(path)).tuned.adapter()
     except AdaptError as error:
         (folder / str(rank)).write_text(json.dumps(str(error)))
         sys.exit(error.exit_code)  # as the command line does it
