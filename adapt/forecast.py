@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from adapt import bases
-from adapt.check import evaluation_tokens
 from adapt.corpus import Corpus
+from adapt.estimate import evaluation_tokens
 from adapt.preparation import Preparation
 from adapt.probe.benefit import WORTH, NetBenefit
 from adapt.probe.measure import (

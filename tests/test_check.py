@@ -9,9 +9,10 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from adapt.check import _training_tokens, check, evaluation_tokens
+from adapt.check import check
 from adapt.corpus.read import read_terms
 from adapt.errors import AdaptError, DataError, ModelError, RecipeErrors, WorkspaceError
+from adapt.estimate import evaluation_tokens, training_tokens
 from adapt.recipe import load_recipe
 
 
@@ -51,7 +52,7 @@ def test_the_control_of_the_same_time_is_counted(recipe):
     timed = recipe(evaluation={"control_time": True})
     alone = recipe(evaluation={"control": False, "control_time": True})
     assert evaluation_tokens(timed) == evaluation_tokens(plain) + 2 * section.max_bytes // 4
-    steps = [_training_tokens(one) for one in (alone, plain, timed)]
+    steps = [training_tokens(one) for one in (alone, plain, timed)]
     assert steps == [steps[0], round(2.3 * steps[0]), round(3.3 * steps[0])]
 
 

@@ -33,6 +33,7 @@ ROWS = [
     ["preparation"],
     ["tuning"],
     ["scoring"],
+    ["estimate"],
     ["check", "pipeline", "starter"],
     ["forecast"],
     ["cli"],

@@ -15,7 +15,7 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from adapt import check
+from adapt import estimate
 from adapt.evaluation import speed
 from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.compare import Comparison, Figure
@@ -272,7 +272,7 @@ def test_a_decoder_without_padding_reads_one_text_at_a_time(tiny_base):
 
 def test_a_check_reckons_with_the_timing_that_there_is():
     load = ReadingLoad()
-    assert load.rounds * (load.documents + load.requests) + load.documents == check._TIMED_TEXTS
+    assert load.rounds * (load.documents + load.requests) + load.documents == estimate._TIMED_TEXTS
 
 
 def test_results_of_older_versions_are_read(watched):
