@@ -10,6 +10,7 @@ from pathlib import Path
 from adapt import bases
 from adapt.corpus import check_corpus
 from adapt.corpus.read import terms_of
+from adapt.embeddings.editable import check_editable
 from adapt.errors import AdaptError, ModelError, RecipeErrors, WorkspaceError
 from adapt.estimate import Estimate, estimate
 from adapt.recipe import Recipe
@@ -39,6 +40,7 @@ def check(recipe: Recipe) -> Estimate | None:
         lambda: _check_schemas(recipe),
         lambda: _check_harness(recipe),
         lambda: _check_method(recipe),
+        lambda: _check_rows(recipe),
     )
     for one in checks:
         try:
@@ -47,9 +49,12 @@ def check(recipe: Recipe) -> Estimate | None:
             problems.append(problem)
     if problems:
         raise RecipeErrors(problems)
+    trust = recipe.model.trust_remote_code
+    check_editable(recipe.model.base, recipe.model.revision, trust_remote_code=trust)
     found = estimate(recipe)
     _check_family(recipe)
     _check_mask_head(recipe)
+    _check_positions(recipe)
     if found:
         _check_disk(Path(recipe.output_dir), found.disk_bytes)
     return found
@@ -124,10 +129,54 @@ def _check_method(recipe: Recipe) -> None:
         )
 
 
-def _check_mask_head(recipe: Recipe) -> None:
-    """A head for hidden words that nothing would train, or keep, as the last of all phases."""
+def _check_rows(recipe: Recipe) -> None:
+    """New rows alone, where there are none or something else would have to train beside them."""
+    training, got = recipe.training, recipe.training.method
+    if got != "rows":
+        return
+    if any(phase.objective == "classification" for phase in training.phases):
+        reason = "does not train a head of classes"
+        raise ModelError(reason, where="training.method", got=got, fix="take lora or full")
+    if recipe.tokenizer.mode in ("keep", "prune"):
+        reason = f"there are no new rows to train with tokenizer.mode={recipe.tokenizer.mode}"
+        raise ModelError(reason, where="training.method", got=got, fix="take lora or extend")
+    if recipe.evaluation.control:
+        raise ModelError(
+            "trains new rows alone, and the control has none",
+            where="training.method",
+            got=got,
+            fix="set evaluation.control=false: the base itself is scored too",
+        )
+
+
+def _check_positions(recipe: Recipe) -> None:
+    """Sequences longer than a base's table of positions, where the base is on disk already."""
     training, folder = recipe.training, bases.on_disk(recipe.model.base)
-    if not training.fills_masks or folder is None:
+    if folder is None:
+        return
+    from adapt.training.heads import model_class, outline
+    from adapt.training.methods import PROMPTS
+    from adapt.training.parts import learned_positions
+
+    kind = model_class(training.phases[0].objective)
+    model = outline(folder, kind, trust_remote_code=recipe.model.trust_remote_code)
+    positions = learned_positions(model)
+    virtual = training.prompt.num_virtual_tokens if training.method in PROMPTS else 0
+    for phase in training.phases:
+        if positions is not None and phase.max_length + virtual > positions:
+            behind = f" behind {virtual} virtual tokens" if virtual else ""
+            raise ModelError(
+                f"max_length does not fit into the base's {positions} positions{behind}",
+                where=f"training.phases: {phase.name}",
+                got=phase.max_length,
+                fix=f"set it to {positions - virtual}" if positions > virtual + 1 else None,
+            )
+
+
+def _check_mask_head(recipe: Recipe) -> None:
+    """A head for hidden words that nothing would train, or keep, in any of the phases."""
+    training, folder = recipe.training, bases.on_disk(recipe.model.base)
+    if folder is None or not any(phase.objective == "mlm" for phase in training.phases):
         return
     from adapt.publish.kinds import has_mask_head
     from adapt.training.methods import PROMPTS
@@ -136,7 +185,7 @@ def _check_mask_head(recipe: Recipe) -> None:
     if training.method in PROMPTS:
         reason = "has virtual tokens, which a model that fills in hidden words has no place for"
         raise ModelError(reason, where=where, got=training.method, fix=fix)
-    if training.method in ("ia3", "rows") and not has_mask_head(folder):
+    if training.method == "rows" and not has_mask_head(folder):
         reason = f"does not train the head for hidden words, which {recipe.model.base} lacks"
         raise ModelError(reason, where=where, got=training.method, fix=fix)
 

@@ -5,16 +5,54 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt.evaluation.result import SAME_TIME, ModelScores, SpeedScores
 from adapt.preparation import identity
-from adapt.recipe.evaluation import MODEL_KEYS
+from adapt.recipe.evaluation import MODEL_KEYS, GenerationTask
 from adapt.stages import once
 from adapt.tuning import Tuning
+from adapt.workspace import digest, fingerprint
 
 if TYPE_CHECKING:
     from adapt.recipe.evaluation import EvaluationSection
+
+
+def read_beside(section: EvaluationSection) -> dict[str, object]:
+    """What decides scores beside the section itself: the files it names, and what is installed.
+
+    Of a section that names no file and asks for no answers it is empty, as where similarity cannot
+    be measured: fingerprints of older versions then stay what they were.
+
+    Args:
+        section: `evaluation` of the recipe, as far as it is scored.
+
+    Returns:
+        Inputs of a stage: digests by path, None of what is not there, and the encoder.
+    """
+    from adapt.evaluation.similarity import ENCODER, missing
+
+    asked = [task for task in section.tasks if isinstance(task, GenerationTask)]
+    named = {task.json_schema for task in asked} | ({section.terms} if asked else set())
+    files = {path: _digest(Path(path)) for path in sorted(filter(None, named))}
+    if section.harness and section.harness.include_path:
+        files[section.harness.include_path] = _digest(Path(section.harness.include_path))
+    found: dict[str, object] = {"files": files} if files else {}
+    if asked and missing() is None:
+        found["similarity"] = ENCODER
+    return found
+
+
+def _digest(path: Path) -> str | None:
+    """As `workspace.digest`, without what Python leaves beside a harness task's code."""
+    if not path.exists():
+        return None
+    if not path.is_dir():
+        return digest(path)
+    below = sorted((p.relative_to(path), p) for p in path.rglob("*") if p.is_file())
+    own = [(str(name), digest(p)) for name, p in below if "__pycache__" not in name.parts]
+    return fingerprint(own)
 
 
 class Scoring:
@@ -66,7 +104,7 @@ class Scoring:
 
         return self.stages.run(
             f"evaluation-{name}",
-            self._what_is_scored([name]),
+            {**self._what_is_scored([name]), **read_beside(section)},
             work,
             ModelScores.to_json,
             ModelScores.from_json,
@@ -99,7 +137,7 @@ class Scoring:
             }
             reads = recipe.training.classifies or recipe.training.fills_masks
             measure = measure_reading if reads else measure_speed
-            return measure(models, texts, max_length=section.max_length, seed=recipe.seed)
+            return measure(models, texts, max_length=self._window(), seed=recipe.seed)
 
         return self.stages.run(
             "speed",
@@ -109,8 +147,19 @@ class Scoring:
             lambda record: {name: SpeedScores.from_json(one) for name, one in record.items()},
         )
 
+    def _window(self) -> int:
+        """Tokens that all models have positions for."""
+        from adapt.training.heads import model_class, outline
+        from adapt.training.parts import learned_positions
+
+        kind = model_class(self.recipe.training.phases[-1].objective)
+        folder, trust = self.prepared.base().folder, self.recipe.model.trust_remote_code
+        longest = self.recipe.evaluation.max_length
+        positions = learned_positions(outline(folder, kind, trust_remote_code=trust))
+        return min(longest, positions or longest)
+
     def _what_is_scored(self, names: list[str]) -> dict[str, object]:
-        """All that decides the figures of models."""
+        """All that decides how fast models are; with `read_beside`, their scores too."""
         stages = {"base": "embeddings", "adapted": "training"}
         return {
             "section": self._section_of(names[0]).model_dump(exclude=MODEL_KEYS),

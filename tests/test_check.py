@@ -14,6 +14,7 @@ from adapt.corpus.read import read_terms
 from adapt.errors import AdaptError, DataError, ModelError, RecipeErrors, WorkspaceError
 from adapt.estimate import evaluation_tokens, training_tokens
 from adapt.recipe import load_recipe
+from tests.conftest import LABELS, PHASES, encoder_recipe
 
 
 @pytest.fixture
@@ -144,3 +145,75 @@ def test_a_tokenizer_that_cannot_be_adapted_is_named_before_work(tiny_recipe, ti
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(str(base))
     with pytest.raises(AdaptError, match="WordLevel"):
         check(load_recipe(tiny_recipe(model={"base": str(base)})))
+
+
+ONLY = {"training": {"method": "rows"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (ONLY, "the control has none, got 'rows'; set evaluation.control=false"),
+        ({**ONLY, "tokenizer": {"mode": "keep"}}, "no new rows to train with tokenizer.mode=keep"),
+        ({**ONLY, "tokenizer": {"mode": "prune"}}, "with tokenizer.mode=prune"),
+    ],
+)
+def test_new_rows_alone_where_a_training_would_have_none(recipe, changes, said):
+    with pytest.raises(RecipeErrors, match=said):
+        check(recipe(**changes))
+    check(recipe(**ONLY, evaluation={"control": False}))
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"method": "rows"}, "does not train a head of classes"),
+        ({"method": "prompt"}, "fills in hidden words has no place for"),  # in the first phase
+        (
+            {"phases": [{**PHASES[0], "max_length": 129}, LABELS]},
+            "training.phases: words: max_length does not fit into the base's 128 positions, "
+            "got 129; set it to 128",
+        ),
+        (
+            {"method": "prefix", "phases": [LABELS]},
+            "labels: .* 128 positions behind 20 virtual tokens, got 128; set it to 108",
+        ),
+    ],
+)
+def test_what_an_encoder_cannot_train(tiny_encoder, tmp_path, training, said):
+    with pytest.raises(AdaptError, match=said):
+        check(encoder_recipe(tmp_path, tiny_encoder, training={"phases": PHASES, **training}))
+
+
+def test_what_an_encoder_can_train(tiny_encoder, tmp_path):
+    fitting = {"method": "prefix", "phases": [{**LABELS, "max_length": 108}]}
+    assert check(encoder_recipe(tmp_path, tiny_encoder, training=fitting))
+    scaled = {"method": "ia3", "phases": PHASES}
+    assert check(encoder_recipe(tmp_path, tiny_encoder, training=scaled))
+
+
+def test_tables_of_positions():
+    """Where a model looks positions up; rotary ones go on beyond what it was made for."""
+    from torch import device
+    from transformers import (
+        AutoModel,
+        BertConfig,
+        GPT2Config,
+        LlamaConfig,
+        OPTConfig,
+        RobertaConfig,
+    )
+
+    from adapt.training.parts import learned_positions
+
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    for config, expected in (
+        (BertConfig(max_position_embeddings=20, **small), 20),
+        (RobertaConfig(max_position_embeddings=22, pad_token_id=1, **small), 20),
+        (OPTConfig(max_position_embeddings=20, word_embed_proj_dim=8, **small), 20),
+        (GPT2Config(n_positions=20, n_embd=8, n_layer=1, n_head=1), 20),
+        (LlamaConfig(max_position_embeddings=20, **small), None),
+    ):
+        with device("meta"):
+            model = AutoModel.from_config(config)
+        assert learned_positions(model) == expected

@@ -15,6 +15,7 @@ from adapt.pipeline import Pipeline
 from adapt.recipe import load_recipe
 
 SMALL = {"max_documents": 12, "max_bytes": 4_000, "max_length": 64}
+CLM = [{"name": "domain", "objective": "clm", "max_steps": 2, "max_length": 64}]
 
 
 @pytest.fixture
@@ -197,3 +198,50 @@ def test_a_recipe_of_read_only_units_scores_second_halves(adapt, recipe, tiny_ba
     halves, whole = record["scores"]["domain"], record["fertility"]["domain"][0]
     each = whole["bytes_"] / whole["documents"]
     assert 0.3 < sum(halves["bytes_"]) / len(halves["bytes_"]) / each < 0.6
+
+
+@pytest.fixture
+def head(tiny_base, tmp_path):
+    """A checkpoint with a head of classes, which writes nothing."""
+    from transformers import AutoModelForSequenceClassification
+
+    folder = shutil.copytree(tiny_base, tmp_path / "head")
+    AutoModelForSequenceClassification.from_pretrained(tiny_base).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("place", "changes", "said"),
+    [
+        (1, {}, "define is scored by generation"),
+        (0, {"method": "likelihood"}, "organ is scored by likelihood"),
+    ],
+)
+def test_what_a_head_of_classes_cannot_do_is_refused(
+    adapt, tiny_recipe, head, tmp_path, place, changes, said
+):
+    path = tiny_recipe()
+    record = yaml.safe_load(path.read_text())
+    record["evaluation"]["tasks"] = [record["evaluation"]["tasks"][place] | changes]
+    path.write_text(yaml.safe_dump(record))
+    folder = tmp_path / "scored"
+    code, _, err = adapt("evaluate", head, "--recipe", path, "--output", folder)
+    assert code == 2
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert not folder.exists()
+
+
+def test_the_harness_is_refused_to_units_that_are_only_read(adapt, tiny_recipe, tmp_path):
+    run = Pipeline(load_recipe(tiny_recipe(embeddings={"units": "input"})))
+    run.prepared.all()
+    model = shutil.copytree(run.workspace.adapted_base, tmp_path / "model")
+    shutil.copytree(run.workspace.tokenizer, model, dirs_exist_ok=True)
+    harness = {"tasks": ["arc_easy"]}
+    path = tiny_recipe(evaluation={"harness": harness, "tasks": []}, training={"phases": CLM})
+    folder = tmp_path / "scored"
+    code, _, err = adapt("evaluate", model, "--recipe", path, "--output", folder)
+    assert code == 2
+    assert "evaluation.harness" in err
+    assert len(err.splitlines()) == 1
+    assert not folder.exists()

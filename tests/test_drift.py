@@ -47,8 +47,27 @@ def test_hand_worked(tokens_per_word, unknown, worse):
 def test_refuses_what_has_no_words():
     with pytest.raises(ValueError, match="without a word"):
         drift(HELD_OUT, replace(now(), words=0))
-    with pytest.raises(ValueError, match="threshold"):
-        drift(HELD_OUT, now(), -0.1)
+    for threshold in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match="threshold"):
+            drift(HELD_OUT, now(), threshold)
+
+
+def chinese(length, tokens=1.0):
+    """A text without spaces but between clauses of so many characters."""
+    words, ratio = 6000 // length, tokens * length
+    return replace(
+        HELD_OUT, characters=6000, words=words, tokens_per_word=ratio, tokens_per_character=tokens
+    )
+
+
+@pytest.mark.parametrize(("length", "tokens", "worse"), [(60, 1.0, ()), (30, 1.2, True)])
+def test_text_without_spaces_goes_by_characters(length, tokens, worse):
+    found = drift(chinese(30), chinese(length, tokens), 0.05)
+    assert found.unit == "tokens per character"
+    assert found.longer == pytest.approx(tokens - 1)
+    assert found.worse == (("tokens per character",) if worse else ())
+    assert "tokens per character (words stand without spaces) 1.000" in found.sentence
+    assert drift(HELD_OUT, now()).unit == "tokens per word"
 
 
 @pytest.fixture
@@ -83,6 +102,15 @@ def test_text_of_the_domain_is_fine_and_text_of_another_is_not(adapt, run, tmp_p
     assert "abnormality" in out
     assert json.loads(written.read_text())["worse"] == ["tokens per word"]
     assert adapt("report", "--against", run, "--text", other, "--threshold", "9")[0] == 0
+
+
+@pytest.mark.parametrize("threshold", ["nan", "-0.1", "inf"])
+def test_a_threshold_that_never_alarms_is_refused(adapt, run, tmp_path, threshold):
+    text = lines(tmp_path / "t.jsonl", ["a harbour"])
+    code, _, err = adapt("report", "--against", run, "--text", text, "--threshold", threshold)
+    assert code == 2
+    assert "--threshold" in err
+    assert "--text" not in err
 
 
 @pytest.mark.parametrize(

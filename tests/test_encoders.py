@@ -414,7 +414,13 @@ def test_a_base_without_a_head_is_not_scored(tiny_encoder, tmp_path, monkeypatch
     [
         ({"embeddings": {"units": "input"}}, "predicts what it reads"),
         ({"evaluation": {"harness": {"tasks": ["arc_easy"]}}}, "harness scores models that write"),
-        ({"training": {"method": "ia3", "phases": [WORDS]}}, "does not train the head for hidden"),
+        (
+            {
+                "training": {"method": "rows", "phases": [WORDS]},
+                "evaluation": {"control": False},
+            },
+            "does not train the head for hidden",
+        ),
         ({"training": {"method": "prefix", "phases": [WORDS]}}, "has virtual tokens"),
     ],
 )

@@ -17,13 +17,14 @@ from adapt import bases, fertility
 from adapt.errors import AdaptError, ModelError, WorkspaceError
 from adapt.evaluation.measured import SCORES
 from adapt.evaluation.result import ModelScores
-from adapt.recipe.evaluation import MODEL_KEYS
+from adapt.recipe.evaluation import MODEL_KEYS, ClassificationTask
 from adapt.workspace import Workspace, digest, fingerprint, versions, write_json
 
 if TYPE_CHECKING:
     from adapt.corpus import Corpus
     from adapt.publish.load import Source
     from adapt.recipe import Recipe
+    from adapt.vocab import VocabDelta
 
 logger = logging.getLogger("adapt")
 
@@ -74,12 +75,11 @@ def evaluate_model(
         trust_remote_code: As in `transformers`.
 
     Raises:
-        AdaptError: The name cannot be one of a file, the folder holds something else, or nothing
-            there can be loaded.
+        AdaptError: The name cannot be one of a file, the folder holds something else, nothing
+            there can be loaded, or the recipe measures what such a model has not.
     """
-    from adapt.publish.kinds import FILLS, kind_of
     from adapt.publish.load import locate
-    from adapt.training.model import CLASSIFIES
+    from adapt.scoring import read_beside
 
     if not _NAME.fullmatch(name) or not name.strip("."):
         raise AdaptError("letters, digits, _, - and . only", where="--name", got=name)
@@ -89,16 +89,11 @@ def evaluate_model(
     if reference.startswith("package:"):
         reference = str(bases.resolve(reference).folder)
     source = locate(reference, base=base, trust_remote_code=trust)
-    head = kind_of(source.adapter or source.checkpoint) in (CLASSIFIES, FILLS)
-    if not head and not bases.writes_text(source.checkpoint):
-        raise ModelError(
-            "writes no text and has no head, so nothing can be scored",
-            where=reference,
-            fix="train a head first: a last phase with objective classification or mlm",
-        )
+    _refuse_what_it_has_not(recipe, source, reference)
     corpus = _corpus(recipe, place)
     inputs = {
         "section": recipe.evaluation.model_dump(exclude=MODEL_KEYS),
+        **read_beside(recipe.evaluation),
         "corpus": digest(corpus.folder),
         "name": name,
         "model": _identity(source),
@@ -137,6 +132,51 @@ def _refuse_others(place: Workspace, name: str) -> None:
             raise WorkspaceError("holds other files", where=str(place.root), fix=fix)
 
 
+def _refuse_what_it_has_not(recipe: Recipe, source: Source, reference: str) -> None:
+    """Refuses a model that the recipe's evaluation cannot score, before any of it is scored.
+
+    Raises:
+        ModelError: It neither writes text nor has a head, it has a head of classes and a task asks
+            for what is written, or it has units that are only read and the harness was asked for.
+    """
+    from adapt.publish.kinds import FILLS, kind_of
+    from adapt.training.model import CLASSIFIES
+
+    kind, section = kind_of(source.adapter or source.checkpoint), recipe.evaluation
+    if kind not in (CLASSIFIES, FILLS) and not bases.writes_text(source.checkpoint):
+        raise ModelError(
+            "writes no text and has no head, so nothing can be scored",
+            where=reference,
+            fix="train a head first: a last phase with objective classification or mlm",
+        )
+    for task in section.tasks if kind == CLASSIFIES else ():
+        method = task.method if isinstance(task, ClassificationTask) else task.kind
+        if method not in ("auto", "head"):
+            raise ModelError(
+                f"has a head of classes and writes nothing, and evaluation.tasks {task.name} is "
+                f"scored by {method}",
+                where=reference,
+                fix="leave that task out, or give a classification task method auto",
+            )
+    delta = _delta(source)
+    if section.harness and delta is not None and delta.read_only:
+        raise ModelError(
+            "has units that are only read, and evaluation.harness scores models that write what "
+            "they read",
+            where=reference,
+            fix="leave harness out: evaluation.harness=null",
+        )
+
+
+def _delta(source: Source) -> VocabDelta | None:
+    """What was changed in the tokenizer's vocabulary, where it is an adapted one."""
+    from adapt.vocab import VocabDelta
+    from adapt.vocab.delta import FILE_NAME
+
+    has_delta = (source.tokenizer / FILE_NAME).is_file()
+    return VocabDelta.load(source.tokenizer) if has_delta else None
+
+
 def _corpus(recipe: Recipe, place: Workspace) -> Corpus:
     """The recipe's split: the run's own where that is of the same recipe and files, else built.
 
@@ -171,14 +211,13 @@ def _identity(source: Source) -> list[object]:
 def _scored(
     recipe: Recipe, source: Source, corpus: Corpus, name: str, folder: Path, trust: bool
 ) -> dict[str, Any]:
-    from adapt.evaluation.heads import has_head
+    from adapt.evaluation.heads import decoder_window, has_head
     from adapt.evaluation.masked import fills_masks
     from adapt.evaluation.reading import measure_reading
     from adapt.evaluation.scores import sample, score_model
     from adapt.evaluation.speed import Candidate, measure_speed
     from adapt.publish.load import load_weights
-    from adapt.vocab import VocabDelta, load_tokenizer
-    from adapt.vocab.delta import FILE_NAME
+    from adapt.vocab import load_tokenizer
 
     tokenizer = load_tokenizer(source.tokenizer, trust_remote_code=trust)
     base = bases.resolve(recipe.model.base, recipe.model.revision).folder
@@ -186,8 +225,7 @@ def _scored(
     cut = fertility.measure(
         tokenizer.backend_tokenizer, corpus.documents("test"), name=name, progress=True
     )
-    has_delta = (source.tokenizer / FILE_NAME).is_file()
-    delta = VocabDelta.load(source.tokenizer) if has_delta else None
+    delta = _delta(source)
     # A recipe of read-only units measures every model so, that all are of the same text.
     read_only = recipe.embeddings.units == "input" or (delta is not None and delta.read_only)
     model = load_weights(source, recipe.model.dtype, merged=True, trust_remote_code=trust)
@@ -216,7 +254,9 @@ def _scored(
     texts = sample(held_out, section.max_documents, section.max_bytes, recipe.seed)
     models = {name: Candidate(lambda: model, tokenizer, writer)}
     measured = measure_reading if reads else measure_speed
-    speed = measured(models, texts, max_length=section.max_length, seed=recipe.seed)
+    speed = measured(
+        models, texts, max_length=decoder_window(model, section.max_length), seed=recipe.seed
+    )
     scores = replace(scores, speed=speed.get(name))
     report = fertility.FertilityReport((cut,), ())
     return {"scores": scores.to_json(), "fertility": report.to_json()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -256,6 +257,10 @@ def _report_drift(
     run: Path, texts: list[str], threshold: float, words: int, output: list[Path]
 ) -> None:
     """A run's tokenizer on new text against its own figures; exits 1 where it does worse."""
+    if not 0 <= threshold < math.inf:  # beyond them nothing is ever reported
+        raise AdaptError(
+            "must be a share of at least 0", where="--threshold", got=threshold, fix="as in 0.05"
+        )
     from adapt.fertility import measure
     from adapt.fertility.drift import drift
     from adapt.reporting.tokens import drift_tables

@@ -166,7 +166,8 @@ def balance(task: AnyTask, rows: Sequence[Item]) -> Iterator[Finding]:
     """Labels by their number of rows; their names are text as well, and are not given."""
     if not isinstance(task, ClassificationTask) or not rows:
         return
-    counts = Counter(item.label for item in rows if item.label is not None)
+    labelled = [_labels(task, item) for item in rows]
+    counts = Counter(label for labels in labelled for label in labels)
     if counts:
         most, least = max(counts.values()), min(counts.values())
         what = f"{task.name}: labels, {least:,} to {most:,} rows each"
@@ -174,13 +175,19 @@ def balance(task: AnyTask, rows: Sequence[Item]) -> Iterator[Finding]:
         rare = sum(count < _FEW for count in counts.values())
         what = f"{task.name}: labels with fewer than {_FEW} rows"
         yield Finding(what, rare, "labels", len(counts), warn=rare > 0)
-    unlabelled = (item for item in rows if item.label is None or not item.label.strip())
-    yield _finding(f"{task.name}: without a label", unlabelled, len(rows), "rows")
+    if task.label_separator is None:  # of several labels a row may have none
+        unlabelled = (item for item in rows if item.label is None or not item.label.strip())
+        yield _finding(f"{task.name}: without a label", unlabelled, len(rows), "rows")
     by_text = defaultdict(set)
-    for item in rows:
-        by_text[fold(item.key)].add(item.label)
+    for item, labels in zip(rows, labelled, strict=True):
+        by_text[fold(item.key)].add(labels)
     torn = (item for item in rows if len(by_text[fold(item.key)]) > 1)
     yield _finding(f"{task.name}: same text, another label", torn, len(rows), "rows")
+
+
+def _labels(task: ClassificationTask, item: Item) -> frozenset[str]:
+    """A row's labels, in no order; none where it has null."""
+    return frozenset(() if item.label is None else task.labels_of({task.label: item.label}))
 
 
 def matches(items: Sequence[Item]) -> Iterator[Finding]:

@@ -16,10 +16,13 @@ _FRONT_MATTER = re.compile(r"\A\ufeff?\s*---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOT
 
 # Parts of licence ids. What they forbid is read off the id alone; the licence itself decides.
 _FORBIDS = {
-    "derivatives": re.compile(r"(?:^|-)nd(?:-|$)"),
-    "commercial use": re.compile(r"(?:^|-)nc(?:-|$)|non-?commercial|research-only"),
+    "derivatives": re.compile(r"\bnd\b"),
+    "commercial use": re.compile(r"\bnc\b|non-?commercial|research-only"),
 }
-_CONDITIONS = re.compile(r"^(?:llama|gemma|openrail|bigscience|creativeml|other|deepfloyd|bigcode)")
+# At the beginning of an id, of which a card may list several.
+_CONDITIONS = re.compile(
+    r"(?:^|, )(?:llama|gemma|openrail|bigscience|creativeml|other|deepfloyd|bigcode)"
+)
 _GATES = ("gated", "extra_gated_prompt", "extra_gated_fields", "extra_gated_heading")
 
 
@@ -28,7 +31,7 @@ class BaseLicence:
     """Licence and gating of a base.
 
     Attributes:
-        name: Licence id as the card has it; None where nothing says one.
+        name: Licence id as the card has it, or several with commas; None where nothing says one.
         gated: Whether the Hub asks for consent first.
         forbids: `derivatives`, `commercial use`.
         conditions: Whether it is known for conditions of its own.
@@ -70,7 +73,7 @@ def base_licence(base: str, revision: str | None = None) -> BaseLicence:
         name,
         any(card.get(key) for key in _GATES),
         tuple(what for what, pattern in _FORBIDS.items() if pattern.search(known)),
-        bool(_CONDITIONS.match(known)),
+        bool(_CONDITIONS.search(known)),
     )
 
 
@@ -85,9 +88,10 @@ def licence_id(base: str, revision: str | None = None) -> str | None:
 
 
 def _id(base: str, card: dict[str, Any]) -> str | None:
-    name = card.get("license")
-    if isinstance(name, str):
-        return name
+    given = card.get("license")
+    names = given if isinstance(given, list) else [given]
+    if found := ", ".join(name for name in names if isinstance(name, str)):
+        return found
     packaged = bases.PACKAGES.get(base.removeprefix("package:"))
     return packaged.licence if packaged and base.startswith("package:") else None
 

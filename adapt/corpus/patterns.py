@@ -36,17 +36,23 @@ DAMAGE: dict[str, Count] = {
 
 _EMAIL = re.compile(r"[\w.+%-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
 _PHONE = re.compile(
-    r"(?<![\w.,:/-])(?:"
+    r"(?<![\w.,/-])(?<!\d:)(?:"
     r"\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){1,4}"  # international
-    r"|\(\d{2,5}\)[ .-]?\d{3,4}[ .-]?\d{3,4}"  # area code in brackets
-    r"|\d{3}[ .-]\d{3}[ .-]\d{4}"  # North America
+    # An area code in brackets, where a year would have pages behind it.
+    r"|\((?!(?:19|20)\d\d\))\d{2,5}\)[ .-]?\d{3,4}[ .-]?\d{3,4}"
+    r"|(?:1[ .-])?\d{3}[ .-]\d{3}[ .-]\d{4}"  # North America
     r"|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4}"  # a leading zero, as in Europe
+    r"|0\d{1,4}[/-]\d{5,8}"
+    # Pairs of digits, as in France, and no longer row of numbers.
+    r"|(?<!\d )0[1-9](?:(?: \d{2}){4}(?! \d)|(?:\.\d{2}){4}(?!\.\d))"
     r")(?![\w-])"
 )
 _RECORD = re.compile(
-    r"\b(?:MRN|(?:medical )?record (?:no|number|id)|patient (?:no|number|id)|hospital (?:no|number)"
-    r"|case (?:no|number)|NHS (?:no|number)|insurance (?:no|number)|SSN|social security number)\b"
-    r"[\s.:#=-]{0,4}(?:is )?[A-Z]{0,3}-?\d[\d -]{3,14}"
+    r"\b(?:MRN(?![^\W\d_])"  # and no mRNA
+    r"|(?:record|patient|pt\.?|hospital|case|NHS|insurance)[ _-]?(?:(?:no|number|id)\b|#)"
+    r"|(?:SSN|social security number)\b)"
+    # Letters before the digits are glued to them, as in P-123, or capitals: no words.
+    r"[\s.:#=-]{0,4}(?:is )?(?:[A-Z]{1,3}-?|(?-i:[A-Z]{1,3}) )?\d(?:[ -]?\d){2,14}"
     r"|\b\d{3}-\d{2}-\d{4}\b",
     re.IGNORECASE,
 )

@@ -94,10 +94,9 @@ def string_of(row: Row, column: str, origin: str) -> str | None:
     value = row[column]
     if value is None or isinstance(value, str):
         return value
-    raise DataError(
+    raise DataError(  # without the value, which may be private
         f"column {column} holds {type(value).__name__}, not text",
         where=origin,
-        got=_short(str(value)),
         fix="name a column of strings, or write the value as a string",
     )
 
@@ -154,14 +153,12 @@ def _read_jsonl(path: Path) -> Iterator[NumberedRow]:
             raise DataError(
                 f"is not JSON ({reason})",
                 where=f"{path}:{number}",
-                got=_short(line),
                 fix="write one JSON object a line",
             ) from None
         if not isinstance(row, dict):
             raise DataError(
                 "is not a JSON object",
                 where=f"{path}:{number}",
-                got=_short(line),
                 fix='write rows such as {"text": "..."}',
             )
         yield number, row

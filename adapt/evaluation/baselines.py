@@ -72,6 +72,8 @@ def tf_idf_sets(
 ) -> list[list[str]]:
     """`tf_idf` for each label by itself; a text gets those with probability 1/2 or more.
 
+    Where no text of the training side has a label, none is given.
+
     Args:
         texts: Of the training side.
         labels: Of each text, none or several.
@@ -83,8 +85,11 @@ def tf_idf_sets(
 
     coder = MultiLabelBinarizer()
     truth = coder.fit_transform(labels)
+    if not len(coder.classes_):
+        return [[] for _ in asked]
     model = _fitted(_regression(seed, OneVsRestClassifier), texts, truth)
-    found = coder.inverse_transform(model.predict(list(asked)))
+    # Of one label scikit-learn gives a flat row of answers, and no column.
+    found = coder.inverse_transform(model.predict(list(asked)).reshape(-1, truth.shape[1]))
     return [[str(label) for label in one] for one in found]
 
 

@@ -9,7 +9,9 @@ makes a document hard for both then cancels out.
 The p-value of a difference is the smallest level at which that interval still holds 0, so that the
 two never contradict each other (the achieved significance level by inverting the percentile
 interval; Efron and Tibshirani 1993, chapters 13 and 15). One draw is added to both tails, for no
-number of draws shows a probability of 0 (Davison and Hinkley 1997, section 4.2).
+number of draws shows a probability of 0 (Davison and Hinkley 1997, section 4.2). Of n documents no
+p-value is below 2 / 2^n, which is what their signs alone can show (Fisher 1935, The Design of
+Experiments, section 21): the percentile interval of a few documents is far too narrow.
 
 The interval speaks for other documents of the same kind, not for another training seed. It is
 somewhat too narrow below some 30 documents, and with a single one it has no width at all.
@@ -50,7 +52,8 @@ class Difference:
     Attributes:
         interval: The difference with its 95 % interval.
         p_value: Two-sided, of no difference; below 0.05 where the interval leaves 0 out, up to a
-            draw. Of a single document, or of two systems that never differ, it says nothing.
+            draw, and where there are six documents at least. It says nothing of two systems that
+            never differ.
     """
 
     interval: Interval
@@ -167,7 +170,7 @@ def paired_test(
     """
     a, b, bottom = _columns(numerators_a, numerators_b, denominators)
     # sum(a)/D - sum(b)/D = sum(a - b)/D
-    return _difference(*_ratio_draws(a - b, bottom, seed, resamples))
+    return _difference(*_ratio_draws(a - b, bottom, seed, resamples), len(bottom))
 
 
 def paired_statistic_test(
@@ -196,12 +199,13 @@ def paired_statistic_test(
         for rows in _rows(column, seed, resamples)
     ]
     value = statistic_a(everything) - statistic_b(everything)
-    return _difference(value, np.concatenate(draws))
+    return _difference(value, np.concatenate(draws), documents)
 
 
-def _difference(value: float, draws: NDArray[np.float64]) -> Difference:
+def _difference(value: float, draws: NDArray[np.float64], documents: int) -> Difference:
     tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    return Difference(_interval(value, draws), min(1.0, 2 * (tail + 1) / (draws.size + 1)))
+    p_value = max(2 * (tail + 1) / (draws.size + 1), 2.0 ** (1 - documents))
+    return Difference(_interval(value, draws), min(1.0, p_value))
 
 
 def _ratio_draws(

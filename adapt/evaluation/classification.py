@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 
 from adapt.errors import nearest
 from adapt.evaluation.constrained import constrained
-from adapt.evaluation.heads import class_names, logits_of, single
+from adapt.evaluation.heads import class_names, decoder_window, logits_of, single
 from adapt.evaluation.labels import answer_log_probabilities
 from adapt.training.batches import completion_ids, prompt_ids
 
@@ -143,9 +143,10 @@ def by_likelihood(
     """
     answers = [completion_ids(options.writer or tokenizer, text) for text in labels]
     asked = [*prompts, *([] if options.neutral is None else [options.neutral])]
+    room = decoder_window(model, options.max_length, after=max(map(len, answers)))
     scores = answer_log_probabilities(
         model,
-        [prompt_ids(tokenizer, prompt)[-options.max_length :] for prompt in asked],
+        [prompt_ids(tokenizer, prompt)[-room:] for prompt in asked],
         answers,
         batch_size=options.batch_size,
         label=options.bar,
@@ -188,11 +189,13 @@ def by_constrained(
     options: Options,
 ) -> Classified:
     """The label that generation writes when it can write nothing else."""
+    answers = [completion_ids(options.writer or tokenizer, text) for text in labels]
+    room = decoder_window(model, options.max_length, after=max(map(len, answers)))
     chosen, confidence = constrained(
         model,
         tokenizer,
-        [prompt_ids(tokenizer, prompt)[-options.max_length :] for prompt in prompts],
-        [completion_ids(options.writer or tokenizer, text) for text in labels],
+        [prompt_ids(tokenizer, prompt)[-room:] for prompt in prompts],
+        answers,
         num_beams=options.num_beams,
         batch_size=options.batch_size,
         label=options.bar,

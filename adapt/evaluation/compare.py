@@ -12,6 +12,7 @@ from adapt.evaluation.bootstrap import (
     mean_interval,
     paired_statistic_test,
     paired_test,
+    statistic_interval,
 )
 from adapt.evaluation.result import Likelihood, ModelScores, TaskScores
 from adapt.evaluation.significance import mcnemar
@@ -255,8 +256,10 @@ def _macro_f1(
         label_statistics([one.answers[i] for i in rows], references)[metric] for one in (a, b)
     )
     tested = paired_statistic_test(ours, theirs, len(rows), seed)
+    # The other may have had other rows for its fragmented ones.
     first, second = (
-        (one.intervals if part is None else one.on_fragmented).get(metric) for one in (a, b)
+        one.intervals.get(metric) if part is None else statistic_interval(found, len(rows), seed)
+        for one, found in ((a, ours), (b, theirs))
     )
     everything = np.arange(len(rows))
     return Figure(

@@ -45,6 +45,7 @@ from adapt.evaluation.result import EdgeScores
 from adapt.generation import Pieces, heal, pieces_of
 from adapt.progress import watched
 from adapt.training.batches import start_ids
+from adapt.training.parts import learned_positions
 
 _BEFORE = 128  # bytes of text before a cut that are read: what an edge costs is a near thing
 _BEYOND = 64  # bytes after the scored ones that are encoded with them, so that tokens end freely
@@ -119,10 +120,12 @@ def edge_scores(
 
     Returns:
         None where no text can be cut, or the tokens do not spell what follows a cut, as those of
-        WordPiece do not.
+        WordPiece do not, or the model has no positions for a prompt.
     """
     points = cut_points(texts, cuts, max_bytes, seed)
     asked = [found for cut in points if (found := _ask(tokenizer, cut)) is not None]
+    room = learned_positions(model) or math.inf
+    asked = [one for one in asked if all(len(q.ids) <= room for q in [one.plain, *one.healed])]
     if not asked:
         return None
     ways = [way for one in asked for way in ([one.plain], one.healed)]

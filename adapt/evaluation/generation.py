@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import GenerationConfig
 
+from adapt.evaluation.heads import decoder_window
 from adapt.generation import Completion, complete
 from adapt.training.batches import prompt_ids
 
@@ -88,12 +89,13 @@ def answers(
             which training begins the answer with a token of its own (`encode_completion`). Such
             a prompt ends where the model saw prompts end, and healing would take that away.
     """
+    room = decoder_window(model, max_length, after=config.max_new_tokens)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return complete(
             model,
             tokenizer,
-            [prompt_ids(tokenizer, prompt)[-max_length:] for prompt in prompts],
+            [prompt_ids(tokenizer, prompt)[-room:] for prompt in prompts],
             heal=heal,
             batch_size=batch_size,
             label=label,

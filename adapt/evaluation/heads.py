@@ -12,6 +12,7 @@ from scipy.special import expit, softmax
 
 from adapt.errors import ModelError
 from adapt.progress import watched
+from adapt.training.parts import learned_positions
 
 THRESHOLD = 0.5
 
@@ -34,6 +35,29 @@ def longest_window(model: Any, tokenizer: Any, max_length: int) -> int:  # noqa:
         if positions and name.endswith(".position_embeddings") and padding is not None:
             positions -= padding + 1  # RoBERTa begins to count behind it
     return int(min(max_length, positions or max_length, tokenizer.model_max_length))
+
+
+def decoder_window(model: Any, max_length: int, after: int = 0) -> int:  # noqa: ANN401
+    """`max_length` of a decoder, or fewer tokens where its positions are a table with too few.
+
+    Args:
+        model: A causal language model.
+        max_length: Tokens.
+        after: Tokens that are written behind them, and need positions too.
+
+    Raises:
+        ModelError: The table has no position for one token before what is written.
+    """
+    positions = learned_positions(model)
+    if positions is None:
+        return max_length
+    if positions <= after:
+        raise ModelError(
+            f"has {positions:,} positions, too few for a prompt and its answer",
+            got=f"answers of up to {after:,} tokens",
+            fix="lower max_new_tokens, or shorten the labels",
+        )
+    return int(min(max_length, positions - after))
 
 
 def encoded(

@@ -139,11 +139,8 @@ class SetMicroF1(_SetMetric):
 
 
 def _set_f1(predictions: list[list[str]], references: list[list[str]], average: str) -> float:
-    coder = MultiLabelBinarizer().fit([*predictions, *references])
-    if not len(coder.classes_):
-        return 1.0  # nothing to find, and nothing found
-    found, right = coder.transform(predictions), coder.transform(references)
-    return float(f1_score(right, found, average=average, zero_division=0))
+    statistic = set_statistics(predictions, references)[f"set_{average}_f1"]
+    return statistic(np.arange(len(predictions)))
 
 
 # -- each row, each class, and statistics to resample -------------------------------------------
@@ -240,14 +237,18 @@ def label_statistics(
 def set_class_scores(
     predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
 ) -> tuple[ClassScores, ...]:
-    """Every label's own figures where a row may have several, by name."""
-    coder = MultiLabelBinarizer().fit([*predictions, *references])
-    columns = precision_recall_fscore_support(
-        coder.transform(references), coder.transform(predictions), zero_division=0
-    )
+    """Every label's own figures where a row may have several, by name; a ratio of nothing is 0."""
+    labels, found, right = _coded(predictions, references)
+    hits, said, present = (found & right).sum(0), found.sum(0), right.sum(0)
     return tuple(
-        ClassScores(str(label), float(p), float(r), float(f), int(n))
-        for label, p, r, f, n in zip(coder.classes_, *columns, strict=True)
+        ClassScores(
+            label,
+            float(hit / n_said) if n_said else 0.0,
+            float(hit / n_present) if n_present else 0.0,
+            float(2 * hit / (n_said + n_present)),  # a label that is seen is in one of the two
+            int(n_present),
+        )
+        for label, hit, n_said, n_present in zip(labels, hits, said, present, strict=True)
     )
 
 
@@ -258,8 +259,7 @@ def set_statistics(
 
     Of all rows they are what `SetMicroF1` and `SetMacroF1` say.
     """
-    coder = MultiLabelBinarizer().fit([*predictions, *references])
-    found, right = (coder.transform(sets).astype(bool) for sets in (predictions, references))
+    _, found, right = _coded(predictions, references)
 
     def counts(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         a, b = found[rows], right[rows]
@@ -275,3 +275,15 @@ def set_statistics(
         return float((2 * hits[seen] / said[seen]).mean()) if seen.any() else 1.0
 
     return {"set_micro_f1": micro, "set_macro_f1": macro}
+
+
+def _coded(
+    predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
+) -> tuple[list[str], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Every label seen, by name, and which ones each row got and has: (rows, labels) each.
+
+    Counted by hand from here on: scikit-learn takes a single column for one of two classes.
+    """
+    coder = MultiLabelBinarizer().fit([*predictions, *references])
+    found, right = (coder.transform(sets).astype(bool) for sets in (predictions, references))
+    return [str(label) for label in coder.classes_], found, right

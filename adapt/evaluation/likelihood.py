@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
+from adapt.evaluation.heads import decoder_window
 from adapt.progress import watched
 from adapt.training.batches import encode_documents
 
@@ -97,6 +98,7 @@ def read_documents(
         writer: As there.
         new_ids: Ids of the new tokens; without any, `new` is all 0.
     """
+    max_length = decoder_window(model, max_length)
     windows: list[Window] = []
     for i, (ids, scored) in enumerate(_encoded(tokenizer, writer, texts)):
         windows += [(i, part, first) for part, first in _windows(ids, scored, max_length)]
@@ -115,10 +117,13 @@ def read_documents(
 def halves(text: str) -> tuple[str, str]:
     """A document's first half, and the rest from the space on that follows its middle.
 
-    The rest is empty where no space follows: nothing of such a document is scored.
+    Where none follows, the last one before it; a text without spaces is cut in its middle. Of a
+    single character the rest is empty, and nothing of it is scored.
     """
-    cut = text.find(" ", len(text) // 2)
-    return (text, "") if cut < 0 else (text[:cut], text[cut:])
+    middle = len(text) // 2
+    after, before = text.find(" ", middle), text.rfind(" ", 1, middle)
+    cut = next((place for place in (after, before, middle) if place > 0), len(text))
+    return text[:cut], text[cut:]
 
 
 def _encoded(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from adapt.fertility import Fertility, FertilityReport, saved
 from adapt.workspace import Workspace
 
 SCORES = "scores.json"  # what `adapt evaluate` leaves behind
+_UNTIMED = "speed: not timed in turns, not compared"
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Measured:
         scores: Its scores.
         fertility: Its tokenizer on held-out domain text; None where that was not measured.
         base: Scores of its own base on the same documents; None where there are none.
+        run: Folder of the run whose models were timed in turns with it; None of `adapt evaluate`.
     """
 
     name: str
     scores: ModelScores
     fertility: Fertility | None
     base: ModelScores | None
+    run: Path | None = None
 
 
 def open_measured(reference: str) -> Measured:
@@ -83,7 +86,7 @@ def _of_run(name: str, run: Workspace, model: str) -> Measured:
     adapted = model == "adapted"
     base = ModelScores.from_json(by_name["base"]) if adapted and "base" in by_name else None
     scores = ModelScores.from_json(by_name[model])
-    return Measured(name, scores, domain[-1 if adapted else 0], base)
+    return Measured(name, scores, domain[-1 if adapted else 0], base, run.root.resolve())
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -93,6 +96,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def against(measured: Measured, reference: Measured, seed: int = 0) -> tuple[Comparison, Verdict]:
     """One model against another, with the verdict of the same rule as a run's own.
+
+    Speeds are compared within one run alone, whose models were timed in turns: at another time or
+    on another machine a speed says nothing of the model.
 
     Args:
         measured: The model to judge.
@@ -118,7 +124,11 @@ def against(measured: Measured, reference: Measured, seed: int = 0) -> tuple[Com
             got=f"SHA-256 {hashes[0]} and {hashes[1]}",
             fix="score both on one recipe's corpus: adapt evaluate MODEL --recipe R",
         )
+    notes: tuple[str, ...] = ()
+    if ours.speed and theirs.speed and (not measured.run or measured.run != reference.run):
+        ours, notes = replace(ours, speed=None), (_UNTIMED,)
     comparison = compare(ours, theirs, reference.name, seed)
+    comparison = replace(comparison, notes=(*comparison.notes, *notes))
     better_base = None
     base = measured.base.domain if measured.base else None
     if measured.base and base and ours.domain and same_documents(ours.domain, base):

@@ -111,7 +111,7 @@ class TaskScores:
         confusion: (reference, prediction, rows), the fullest first; empty for generation.
         baselines: By name, such as `tf-idf`; measured once a run, with the base.
         settings: How the answers were made.
-        notes: What was not measured, and why.
+        notes: What was not measured, or says nothing, and why.
         data: SHA-256 of the rows; empty in results of older versions.
         references: Label of every row; empty for generation.
         calibration: Bins of the expected calibration error that hold rows, the least sure first;

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from adapt.corpus import Corpus
+from adapt.errors import DataError, ModelError
 from adapt.evaluation.bootstrap import ratio_interval
 from adapt.evaluation.edges import edge_scores
 from adapt.evaluation.heads import has_head, longest_window
@@ -179,8 +180,20 @@ def _measure(texts: Sequence[str], seed: int, reading: Reading) -> Likelihood:
 
 def _likelihood(sizes: Sequence[int], data: str, seed: int, reading: Reading) -> Likelihood:
     """Of what was read of documents, of which so many bytes each are scored."""
+    if not np.isfinite(reading.bits).all():
+        raise ModelError(
+            "gives text no probability that is a number",
+            got=f"{np.count_nonzero(~np.isfinite(reading.bits)):,} of {len(sizes):,} documents",
+            fix="look for NaN in its weights, or load it in float32 (model.dtype)",
+        )
     bytes_ = np.array(sizes)
-    some = bytes_ > 0  # of a text without a space no second half is scored
+    some = bytes_ > 0  # a text of one character has no second half
+    if not some.any():
+        raise DataError(
+            "no text to score: of its first half nothing follows",
+            where=f"{len(sizes):,} held-out documents",
+            fix="hold longer texts out, or write them: embeddings.units=both",
+        )
     new = None
     if reading.new.any():
         read = reading.positions > 0

@@ -32,11 +32,14 @@ def text_hash(items: Iterable[Any]) -> str:
 def fragmented(tokenizer: Any, texts: Sequence[str], share: float = FIFTH) -> tuple[int, ...]:  # noqa: ANN401
     """Documents with the highest share of words that a tokenizer splits; their bits are there.
 
+    Of equals, those come first that take most tokens a byte: text without spaces is one split word
+    a document, and a short text often a few.
+
     Args:
         tokenizer: The base's, a backend of `tokenizers`: which documents these are must not depend
             on what is measured on them.
         texts: Held-out documents.
-        share: Of the documents, rounded up; of equals the first come first.
+        share: Of the documents, rounded up; of those equal in both, the first come first.
 
     Returns:
         Their places in `texts`, rising. None where no document has a split word.
@@ -45,10 +48,12 @@ def fragmented(tokenizer: Any, texts: Sequence[str], share: float = FIFTH) -> tu
         return ()
     groups = {str(i): [text] for i, text in enumerate(texts)}
     _, each = measure_groups(tokenizer, groups, name="base")
-    split = np.array([each[str(i)].continued_word_share for i in range(len(texts))])
+    found = [each[str(i)] for i in range(len(texts))]
+    split = np.array([one.continued_word_share for one in found])
     if not split.any():
         return ()
-    order = np.argsort(-split, kind="stable")[: math.ceil(share * len(texts))]
+    cost = np.array([one.tokens / max(one.bytes_, 1) for one in found])  # tokens a byte
+    order = np.lexsort((-cost, -split))[: math.ceil(share * len(texts))]  # stable
     return tuple(sorted(order.tolist()))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -187,6 +188,11 @@ def rouge_each(
         [scorer.score(reference, prediction)[kind].fmeasure for prediction, reference in pairs],
         dtype=np.float64,
     )
+
+
+def rouge_reads(texts: Iterable[str]) -> bool:
+    """Whether any text holds what ROUGE reads: a letter a-z, of either case, or a digit 0-9."""
+    return any(re.search("[a-z0-9]", text.lower()) for text in texts)
 
 
 def rouge_l_each(predictions: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:

@@ -23,10 +23,13 @@ from adapt.evaluation.text_metrics import (
     Rouge2,
     RougeL,
     chrf_each,
+    rouge_reads,
     text_statistics,
 )
 from adapt.generation import Completion
 from adapt.recipe.evaluation import EvaluationSection, GenerationTask
+
+_BLIND = "ROUGE reads Latin letters and digits only, and no reference has any; chrF counts here"
 
 
 def score_texts(
@@ -114,10 +117,16 @@ def score_texts(
         answers=tuple(said),
         each=tuple(each[main].tolist()),
         settings=settings,
-        notes=(absent,) if absent else (),
+        notes=_notes(absent, references),
         fragmented=part,
         on_fragmented=figures.intervals(seed, part),
     )
+
+
+def _notes(absent: str | None, references: Sequence[str]) -> tuple[str, ...]:
+    """What a reader of the figures must know: what was not measured, or could not be."""
+    blind = None if rouge_reads(references) else _BLIND
+    return tuple(note for note in (absent, blind) if note)
 
 
 def _ratios(

@@ -14,6 +14,9 @@ _MARGIN = 0.01
 # The least share of tokens saved that speed is worth having for.
 _WORTH = 0.03
 
+# Of fewer documents no two-sided test can come below 0.05: 2 / 2^5 is 0.0625.
+_ENOUGH = 6
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -115,7 +118,7 @@ def judge(
         measured = f"{figure.name.removesuffix(DOMAIN)} on held-out domain text"
     figures = (
         f"{name} {figure.value:.3f} {measured}, {against} {figure.other:.3f}: "
-        f"{_share(figure, worse)} "
+        f"{_share(figure, worse)}"
         f"(difference {change.value:+.3f}, 95 % interval {change.low:+.3f} to {change.high:+.3f})"
         f", {_tokens(tokens_saved)}"
     )
@@ -123,12 +126,15 @@ def judge(
         change = timed.difference
         worse_then = change if timed.better == "lower" else _negative(change)
         figures += (
-            f"; at equal time {_share(timed, worse_then)} "
+            f"; at equal time {_share(timed, worse_then)}"
             f"(95 % interval {change.low:+.3f} to {change.high:+.3f})"
         )
     if better_base is not None:
         figures += f"; the base itself has {better_base:.3f}"
     choice = decide(worse, figure.other, tokens_saved or 0.0, loses_to_base=better_base is not None)
+    if figure.rows < _ENOUGH:
+        choice = "no difference"
+        figures += f"; {figure.rows} held-out documents or rows are too few to tell one"
     speeds = [f for f in comparison.figures if f.name.endswith(SPEED) and f.other]
     if choice == "adopt for speed" and speeds:
         times = speeds[0].value / speeds[0].other
@@ -137,9 +143,11 @@ def judge(
 
 
 def _share(figure: Figure, worse: Interval) -> str:
-    """By how much of the other's figure the model is worse or better."""
-    share = worse.value / figure.other if figure.other else 0.0
-    return f"{abs(share):.1%} {'worse' if share > 0 else 'better'}"
+    """By how much of the other's figure the model is worse or better; nothing has no shares."""
+    if not worse.value:
+        return "equal "
+    better = "worse" if worse.value > 0 else "better"
+    return f"{abs(worse.value / figure.other):.1%} {better} " if figure.other else f"{better} "
 
 
 def _negative(interval: Interval) -> Interval:

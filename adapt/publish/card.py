@@ -95,12 +95,18 @@ def _metadata(results: Results, what: str, base_model: str | None) -> str:
         eval_results=_eval_results(results) if evaluated else None,
         language=publish.get("language") or None,
         library_name="peft" if what == "adapter" else "transformers",
-        license=licence(recipe),
+        license=_licences(licence(recipe)),
         model_name=str(recipe["name"]),
         tags=["adapt", "domain-adaptation", "vocabulary-adaptation"]
         + ([str(recipe["training"].get("method", "lora"))] if what == "adapter" else []),
     )
     return f"---\n{data.to_yaml().strip()}\n---"
+
+
+def _licences(name: str | None) -> Any:  # noqa: ANN401
+    """One name or, as the Hub takes several, a list of them."""
+    names = (name or "").split(", ")
+    return names if len(names) > 1 else name
 
 
 def _eval_results(results: Results) -> list[Any]:

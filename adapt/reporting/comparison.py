@@ -57,10 +57,8 @@ def probability(p_value: float) -> str:
 def explained(figures: Sequence[Figure]) -> str:
     """What stands in the columns, in a line."""
     tests = sorted({figure.test for figure in figures if figure.test})
-    return (
-        "in brackets 95 % bootstrap intervals, of differences paired by document; p: two-sided, "
-        + " or ".join(tests)
-    )
+    said = "in brackets 95 % bootstrap intervals, of differences paired by document"
+    return f"{said}; p: two-sided, {' or '.join(tests)}" if tests else said
 
 
 def to_json(reference: str, judged: Sequence[Judged]) -> dict[str, Any]:

@@ -117,6 +117,7 @@ _DRIFT = (
     ("documents", "documents", ",d"),
     ("words", "words", ",d"),
     ("tokens per word", "tokens_per_word", ".3f"),
+    ("tokens per character", "tokens_per_character", ".3f"),
     ("bytes per token", "bytes_per_token", ".3f"),
     ("words of two tokens or more", "continued_word_share", ".1%"),
     ("unknown tokens", "unknown_rate", ".2%"),

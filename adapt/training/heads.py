@@ -19,6 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from adapt.errors import ModelError
 from adapt.training.filling import Classes
 from adapt.training.model import CLASSIFIES, WRITES, expecting_new_weights
+from adapt.training.parts import outside_layers
 
 _AUTO_CLASSES = {
     "clm": WRITES,
@@ -95,6 +96,11 @@ def load_with_head(
 
     auto: Any = getattr(transformers, wanted.auto_class)
     try:
+        if quantization := options.get("quantization_config"):
+            # What the checkpoint has no weights for cannot be held in fewer bits.
+            trust = bool(options.get("trust_remote_code"))
+            bare = outline(folder, auto, trust_remote_code=trust)
+            quantization.llm_int8_skip_modules = outside_layers(bare)
         with expecting_new_weights():
             model, info = auto.from_pretrained(
                 str(folder), dtype=dtype, output_loading_info=True, **wanted.settings, **options
@@ -107,6 +113,22 @@ def load_with_head(
         ) from None
     model.new_modules = new_modules(model, info["missing_keys"])
     return model.eval()
+
+
+def outline(folder: Path | str, kind: Any, *, trust_remote_code: bool = False) -> nn.Module:  # noqa: ANN401
+    """A model without its weights, on the meta device.
+
+    Args:
+        folder: The checkpoint, of which only the configuration is read.
+        kind: From `model_class`.
+        trust_remote_code: As in `transformers`.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        made: nn.Module = kind.from_config(config, trust_remote_code=trust_remote_code)
+    return made
 
 
 def new_modules(model: nn.Module, missing: Collection[str]) -> list[str]:

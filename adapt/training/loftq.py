@@ -27,14 +27,17 @@ def loftq(peft_model: Any) -> None:  # noqa: ANN401
     for name, module in base.named_modules():
         if not (hasattr(module, "lora_A") and hasattr(module.base_layer.weight, "quant_state")):
             continue
-        if f"{name}.weight" not in stored:
+        # A checkpoint of a bare body has the names of its own class.
+        bare = name.removeprefix(f"{base.base_model_prefix}.")
+        key = f"{name}.weight" if f"{name}.weight" in stored else f"{bare}.weight"
+        if key not in stored:
             raise ModelError(
                 f"loftq finds no {name}.weight in the checkpoint",
                 where="training.lora.init_lora_weights",
                 fix="take true",
             )
         held = module.base_layer.weight
-        weight = stored[f"{name}.weight"].get_tensor(f"{name}.weight").to(held.device).float()
+        weight = stored[key].get_tensor(key).to(held.device).float()
         lost = weight - dequantize_4bit(held.data, held.quant_state).float()
         down, up = module.lora_A["default"].weight, module.lora_B["default"].weight
         u, sigma, v = torch.linalg.svd(lost, full_matrices=False)

@@ -33,6 +33,7 @@ from adapt.training.parts import (
 )
 from adapt.training.precision import in_float32
 from adapt.training.rows import RowPlan, is_tied
+from adapt.training.targets import check_lora
 
 # Methods that put virtual tokens before a row: each row may hold one document only.
 PROMPTS = ("prefix", "p_tuning", "prompt")
@@ -74,7 +75,7 @@ def _full(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa: 
 
 
 def _edges(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa: ANN401
-    """Both embedding matrices, and the first and the last layer.
+    """Both embedding matrices, the first and the last layer, and what the base has no weights for.
 
     After AdaptiVocab, which found it better than LoRA once the vocabulary has changed. The layers
     between stay frozen in their own type.
@@ -82,8 +83,10 @@ def _edges(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa:
     model.requires_grad_(False)
     own = layers(model)
     trained = [model.get_input_embeddings(), model.get_output_embeddings(), own[0], own[-1]]
-    for module in filter(None, trained):
-        module.requires_grad_(True)
+    trained += [model.get_submodule(name) for name in _made_anew(model) or []]
+    for module in trained:
+        if module is not None:
+            module.requires_grad_(True)
     return model
 
 
@@ -91,10 +94,10 @@ def _lora(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa: 
     """Low-rank adapters; on a quantised base this is qlora."""
     lora, indices = section.lora, plan.how == "token_indices"
     targets: Any = lora.target_modules
+    check_lora(model, lora, plan)
     if lora.layers_to_transform is not None and targets == "all-linear":
         targets = linear_names(model)  # PEFT takes layers only together with names
     whole = list(row_modules(model)) if plan.how == "modules_to_save" else []
-    heads = getattr(model, "new_modules", [])  # made anew, and PEFT knows only some by itself
     config = LoraConfig(
         task_type=task_type(model),
         r=lora.r,
@@ -107,7 +110,7 @@ def _lora(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa: 
         init_lora_weights=True if lora.init_lora_weights == "loftq" else lora.init_lora_weights,
         layers_to_transform=lora.layers_to_transform,
         trainable_token_indices=rows_to_train(model, plan) if indices else None,
-        modules_to_save=[*whole, *heads] or None,
+        modules_to_save=[*whole, *(_made_anew(model) or [])] or None,
         ensure_weight_tying=bool(whole) and is_tied(model),
     )
     peft_model = _peft(model, config, "training.lora.target_modules")
@@ -126,6 +129,7 @@ def _ia3(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa: A
         task_type=task_type(model),
         target_modules=section.ia3.target_modules,
         feedforward_modules=section.ia3.feedforward_modules,
+        modules_to_save=_made_anew(model),
     )
     return _peft(model, _with_rows(config, model, plan), "training.ia3.target_modules")
 
@@ -135,6 +139,13 @@ def _rows(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa: 
     if plan.how == "none":
         raise TrainingError(
             "there are no new rows to train", where="training.method", got="rows", fix="take lora"
+        )
+    if new := _made_anew(model):
+        raise ModelError(
+            f"would leave {', '.join(new)}, which the base has no weights for, as it was drawn",
+            where="training.method",
+            got="rows",
+            fix="take lora",
         )
     config = TrainableTokensConfig(
         task_type=task_type(model),
@@ -149,6 +160,7 @@ def _prefix(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa
     config = PrefixTuningConfig(
         task_type=_writer(model),
         prefix_projection=section.prompt.prefix_projection,
+        modules_to_save=_made_anew(model),
         **_virtual(section),
     )
     return _peft(model, _with_rows(config, model, plan), "training.method")
@@ -156,14 +168,18 @@ def _prefix(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa
 
 def _p_tuning(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa: ANN401
     """Embeddings before every sequence, made by a small network."""
-    config = PromptEncoderConfig(task_type=_writer(model), **_virtual(section))
+    config = PromptEncoderConfig(
+        task_type=_writer(model), modules_to_save=_made_anew(model), **_virtual(section)
+    )
     return _reading_rows(_peft(model, _with_rows(config, model, plan), "training.method"))
 
 
 def _prompt(model: Any, section: TrainingSection, plan: RowPlan) -> Any:  # noqa: ANN401
     """Embeddings before every sequence."""
     config = PromptTuningConfig(
-        task_type=_writer(model), num_virtual_tokens=section.prompt.num_virtual_tokens
+        task_type=_writer(model),
+        num_virtual_tokens=section.prompt.num_virtual_tokens,
+        modules_to_save=_made_anew(model),
     )
     return _reading_rows(_peft(model, _with_rows(config, model, plan), "training.method"))
 
@@ -182,6 +198,11 @@ METHODS: dict[str, Prepare] = {
 
 
 # -- parts ------------------------------------------------------------------------------------
+
+
+def _made_anew(model: Any) -> list[str] | None:  # noqa: ANN401
+    """Modules that the checkpoint has no weights for, of which PEFT knows only some by itself."""
+    return list(getattr(model, "new_modules", [])) or None
 
 
 def _virtual(section: TrainingSection) -> dict[str, Any]:
@@ -207,7 +228,7 @@ def _writer(model: Any) -> str:  # noqa: ANN401
 def _peft(model: Any, config: PeftConfig, where: str) -> Any:  # noqa: ANN401
     try:
         made = get_peft_model(model, config)
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise ModelError(str(error).strip().splitlines()[0], where=where) from None
     keep_output_bias(made)
     return made

@@ -6,9 +6,13 @@ from typing import Any
 
 from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from adapt.errors import ModelError
 from adapt.training.rows import RowPlan
+
+# Names that `transformers` gives to tables with a row for each position.
+_POSITIONS = ("position_embeddings", "wpe", "embed_positions")
 
 
 def task_type(model: Any) -> str | None:  # noqa: ANN401
@@ -78,5 +82,25 @@ def layers(model: Any) -> nn.ModuleList:  # noqa: ANN401
 def linear_names(model: Any) -> list[str]:  # noqa: ANN401
     """Last parts of the names of all linear modules inside the layers."""
     named = layers(model).named_modules()
-    kinds = {name.rsplit(".", 1)[-1] for name, m in named if isinstance(m, nn.Linear)}
+    kinds = {name.rsplit(".", 1)[-1] for name, m in named if isinstance(m, (nn.Linear, Conv1D))}
     return sorted(kinds)
+
+
+def outside_layers(model: Any) -> list[str]:  # noqa: ANN401
+    """Full names of all linear modules outside the layers: heads, and what leads to them."""
+    inside = {id(m) for m in layers(model).modules()}
+    linear = (nn.Linear, Conv1D)
+    named = model.named_modules()
+    return [name for name, m in named if isinstance(m, linear) and id(m) not in inside]
+
+
+def learned_positions(model: nn.Module) -> int | None:
+    """Tokens that a table of positions has room for; None where a model counts otherwise.
+
+    RoBERTa and OPT leave the first rows of theirs alone.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in _POSITIONS:
+            padding = -1 if module.padding_idx is None else module.padding_idx
+            return module.num_embeddings - max(padding + 1, int(getattr(module, "offset", 0)))
+    return None

@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel, TrainableTokensConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from adapt.bases import Base
@@ -78,7 +79,8 @@ def _save_adapter(model: PeftModel, base: Base, folder: Path) -> None:
     model.save_pretrained(str(own), save_embedding_layers=False)
     (own / "README.md").unlink(missing_ok=True)  # PEFT's card says nothing true of this run
     first: Tensors = getattr(model, "first_lora", {})
-    _rewrite(own / ADAPTER, lambda tensors: _plain(tensors, first, keep_rows=not rows))
+    rank: int = getattr(model.peft_config["default"], "r", 0)
+    _rewrite(own / ADAPTER, lambda tensors: _plain(tensors, first, rank, keep_rows=not rows))
     _name_base(own, base, shifted=bool(first))
     dtype = model.get_input_embeddings().weight.dtype
     if rows:
@@ -163,12 +165,13 @@ def _narrow(tensors: Tensors, dtype: torch.dtype) -> Tensors:
     return {n: t.to(dtype) if ROWS in n else t for n, t in tensors.items()}
 
 
-def _plain(tensors: Tensors, first: Tensors, *, keep_rows: bool) -> Tensors:
+def _plain(tensors: Tensors, first: Tensors, rank: int, *, keep_rows: bool) -> Tensors:
     """Adapters as plain LoRA on the original weights, without rows that are kept elsewhere.
 
     Where first values B0 A0 were not zero in effect and the frozen weights made up for them (W -
     s B0 A0, or W rounded to 4 bits), what was learned is s (B A - B0 A0), which is LoRA of twice
-    the rank: [B, -B0] and [A; A0].
+    the rank: [B, -B0] and [A; A0]. A decomposition of a layer smaller than the rank has fewer
+    rows; zeros make up what the rank that is written down promises.
     """
     kept = {n: t for n, t in tensors.items() if keep_rows or ROWS not in n}
     before = {name.replace(".default.", "."): tensor for name, tensor in first.items()}
@@ -176,7 +179,10 @@ def _plain(tensors: Tensors, first: Tensors, *, keep_rows: bool) -> Tensors:
         if name in before:
             other = before[name].to(tensor)
             down = ".lora_A." in name
-            kept[name] = torch.cat([tensor, other if down else -other], 0 if down else 1)
+            axis = 0 if down else 1
+            both = torch.cat([tensor, other if down else -other], axis)
+            missing = 2 * rank - both.shape[axis]
+            kept[name] = pad(both, (0, 0, 0, missing) if down else (0, missing))
     return kept
 
 

@@ -168,6 +168,23 @@ def test_labels(corpus, write_rows):
     assert "kidney" not in shown(result)
 
 
+def test_several_labels_a_row(corpus, write_rows):
+    names = ["heart", "kidney", "brain", "liver", "lung", "skin"]
+    rows = [
+        {"text": sentence(n), "label": f"{names[n % 6]}; {names[(n + 1 + n // 6 % 5) % 6]}"}
+        for n in range(90)
+    ]
+    rows += [{"text": sentence(n), "label": ("", None)[n % 2]} for n in range(90, 110)]
+    rows += [{"text": sentence(200), "label": label} for label in ("lung; skin", "skin;lung")]
+    rows += [{"text": sentence(201), "label": label} for label in ("lung", "lung; skin")]
+    task = labels(write_rows("rows.jsonl", rows), label_separator=";")
+    result = looked(corpus(sentence(900)), [task])
+    assert found(result, "rows each").count == 6
+    assert found(result, "fewer than 10").count == 0
+    assert not [one for one in result.findings if "without a label" in one.what]
+    assert found(result, "another label").where == ("rows.jsonl:113", "rows.jsonl:114")
+
+
 def test_what_max_length_cuts_off(corpus, write_rows):
     rows = [{"text": "one two", "label": "a"}, {"text": "one two three four five", "label": "b"}]
     path = write_rows("rows.jsonl", rows)

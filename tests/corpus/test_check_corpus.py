@@ -43,7 +43,7 @@ def test_all_problems_at_once():
         "good.jsonl:1: has no column txet; did you mean text?",
         "empty.jsonl: holds no documents; give a source that has text",
         "rows.jsonl:1: has no column text; known: answer, body, label, n, term",
-        "rows.jsonl:1: column n holds int, not text, got '1'; "
+        "rows.jsonl:1: column n holds int, not text; "
         "name a column of strings, or write the value as a string",
         "rows.jsonl:1: has no column trem; did you mean term?",
         "empty.jsonl: holds no rows; give task g some",

@@ -41,6 +41,23 @@ def test_what_a_licence_forbids(base, licence, forbids, conditions):
     assert all(line.startswith("warning") for line in found.lines[1:])
 
 
+@pytest.mark.parametrize(
+    ("licences", "forbids", "conditions"),
+    [
+        (["cc-by-nc-4.0"], ("commercial use",), False),
+        (["apache-2.0", "cc-by-nc-nd-4.0"], ("derivatives", "commercial use"), False),
+        (["cc-by-nd", "mit"], ("derivatives",), False),
+        (["mit", "llama3.1"], (), True),
+        (["apache-2.0", "mit"], (), False),
+    ],
+)
+def test_a_card_may_list_several(base, licences, forbids, conditions):
+    listed = "".join(f"- {one}\n" for one in licences)
+    found = base_licence(base(f"---\nlicense:\n{listed}---\n"))
+    assert (found.name, found.forbids) == (", ".join(licences), forbids)
+    assert found.conditions == conditions
+
+
 def test_gating_and_licences_of_their_own(base):
     card = "---\nlicense: other\nlicense_name: acme-research-only\nextra_gated_prompt: Who?\n---\n"
     found = base_licence(base(card))

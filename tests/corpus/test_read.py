@@ -106,7 +106,7 @@ def test_null_is_an_empty_text(tmp_path):
         ("rows.jsonl", b"[" * 100_000, r"rows\.jsonl:1: is not JSON"),
         ("rows.jsonl", b'{"txet": "a"}\n', r":1: has no column text; did you mean txet\?"),
         ("rows.jsonl", b'{"body": "a", "id": "b"}\n', r"no column text; known: body, id"),
-        ("rows.jsonl", b'{"text": 3}\n', r":1: column text holds int, not text, got '3'"),
+        ("rows.jsonl", b'{"text": 3}\n', r":1: column text holds int, not text; name a"),
         ("rows.jsonl", b"", r"rows\.jsonl: holds no documents"),
         ("rows.csv", b"text,n\n", r"rows\.csv: holds no documents"),
         ("rows.csv", b"text,n\na,1\nb\n", r":3: has 1 fields, the header has 2"),
@@ -124,6 +124,14 @@ def test_bad_file(tmp_path, name, content, message):
         list(read_documents(path))
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_no_value_of_a_record_is_shown(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": ["Patient John Smith MRN 12345678"]}\n')
+    with pytest.raises(DataError, match=r":1: column text holds list, not text") as caught:
+        list(read_documents(path))
+    assert "Smith" not in str(caught.value)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -8,7 +8,7 @@ import pytest
 from adapt.errors import DataError, WorkspaceError
 from adapt.evaluation.bootstrap import ratio_interval
 from adapt.evaluation.measured import against, open_measured
-from adapt.evaluation.result import Likelihood, ModelScores
+from adapt.evaluation.result import Likelihood, ModelScores, Rounds, SpeedScores
 from adapt.fertility import Fertility, FertilityReport
 from adapt.workspace import write_json
 
@@ -87,6 +87,34 @@ def test_tokens_counted_on_other_text_save_nothing(run):
     _, found = against(replace(b, fertility=fertility(1500, words=900)), a)
     assert found.choice == "do not extend"
     assert "not counted on the same text" in found.sentence
+
+
+def timed(model, speed):
+    rounds = Rounds((speed,) * 3)
+    return replace(
+        model, speed=SpeedScores(rounds, rounds, rounds, 1.0, 1.0, 1.0, 1, 1, 1, "allocated")
+    )
+
+
+def test_speeds_of_two_runs_are_not_compared(run):
+    a, b = (open_measured(run(n, bits, 1500)) for n, bits in (("a", 1.0), ("b", 1.005)))
+    a = replace(a, scores=timed(a.scores, 10.0), fertility=fertility(1600))
+    b = replace(b, scores=timed(b.scores, 500.0))
+    comparison, found = against(b, a)
+    assert found.choice == "adopt for speed"
+    assert "50.00 times" not in found.sentence
+    assert comparison.notes == ("speed: not timed in turns, not compared",)
+    assert not [figure for figure in comparison.figures if figure.name.endswith("characters/s")]
+
+
+def test_speeds_of_one_run_are(run):
+    folder = run("a", 1.205, 1500)
+    adapted, control = open_measured(folder), open_measured(f"{folder}@control")
+    adapted = replace(adapted, scores=timed(adapted.scores, 500.0))
+    control = replace(control, scores=timed(control.scores, 10.0))
+    comparison, found = against(adapted, control)
+    assert "50.00 times" in found.sentence
+    assert not comparison.notes
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path, run):

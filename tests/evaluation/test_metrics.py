@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef, precision_recall_fscore_support
 
 from adapt.evaluation.bootstrap import statistic_interval
 from adapt.evaluation.label_metrics import (
@@ -17,6 +17,8 @@ from adapt.evaluation.label_metrics import (
     calibration,
     class_scores,
     label_statistics,
+    set_class_scores,
+    set_statistics,
 )
 from adapt.evaluation.metrics import (
     KINDS,
@@ -32,6 +34,7 @@ from adapt.evaluation.text_metrics import (
     Bleu,
     chrf_each,
     rouge_l_each,
+    rouge_reads,
     text_statistics,
 )
 
@@ -148,6 +151,16 @@ def test_chrf_of_one_example_is_chrf_of_the_set_of_it():
     assert each[0] == pytest.approx(first["chrf"])
 
 
+@pytest.mark.parametrize(
+    ("texts", "reads"),
+    [(["心脏", "ωχ é"], False), (["心脏", "Q"], True), (["2"], True), ([], False), (["ÄÖ"], False)],
+)
+def test_what_rouge_reads(texts, reads):
+    assert rouge_reads(texts) == reads
+    if texts:
+        assert (rouge_l_each(texts, texts) > 0).any() == reads
+
+
 def test_other_scripts_have_chrf_though_no_rouge():
     pair = {"predictions": ["心脏疾病"], "references": ["心脏疾病"]}
     scores = combined("generation").compute(**pair)
@@ -196,6 +209,41 @@ def test_sets_of_labels_by_hand_and_as_scikit_learn_says():
     coded = [[[x in row for x in ("ear", "eye", "heart")] for row in s] for s in (right, found)]
     for average in ("micro", "macro"):
         assert scores[f"set_{average}_f1"] == pytest.approx(f1_score(*coded, average=average))
+
+
+SEVERAL = [
+    ([["heart"], [], ["heart"], []], [["heart"], ["heart"], [], []]),  # one label
+    ([["heart"], ["heart"]], [["heart"], ["heart"]]),  # one, and all right
+    ([[], []], [["heart"], []]),  # never found
+    ([["heart"], []], [[], []]),  # never there
+    ([[], []], [[], []]),  # none at all
+    ([["heart"], ["eye", "heart"], []], [["heart"], ["eye"], ["ear"]]),
+]
+
+
+@pytest.mark.parametrize(("found", "right"), SEVERAL)
+def test_sets_of_few_labels_are_counted_as_those_of_many(found, right):
+    """Two columns that no row has make scikit-learn count labels, and change none of the counts."""
+    labels = sorted({label for row in (*found, *right) for label in row})
+    coded = [
+        np.array([[x in row for x in (*labels, "", " ")] for row in rows])
+        for rows in (right, found)
+    ]
+    scores = {n: m().compute(predictions=found, references=right)[n] for n, m in SETS.items()}
+    resampled = {n: f(np.arange(len(found))) for n, f in set_statistics(found, right).items()}
+    expected = precision_recall_fscore_support(*coded, zero_division=0)
+    if labels:
+        assert scores["set_micro_f1"] == pytest.approx(f1_score(*coded, average="micro"))
+        assert scores["set_macro_f1"] == pytest.approx(expected[2][: len(labels)].mean())
+    else:  # nothing to find, and nothing found
+        assert scores["set_micro_f1"] == scores["set_macro_f1"] == 1
+    for name, value in resampled.items():
+        assert scores[name] == value
+    table = set_class_scores(found, right)
+    assert [one.label for one in table] == labels
+    for i, one in enumerate(table):
+        figures = one.precision, one.recall, one.f1, one.rows
+        assert figures == pytest.approx([column[i] for column in expected])
 
 
 def test_calibration_error_by_hand():

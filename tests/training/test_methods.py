@@ -6,7 +6,14 @@ import shutil
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from adapt.bases import Base
 from adapt.check import check
@@ -153,6 +160,8 @@ OPTIONS = {
     "orthogonal": {"init_lora_weights": "orthogonal"},
     "pissa": {"init_lora_weights": "pissa"},
     "olora": {"init_lora_weights": "olora", "use_rslora": True},
+    "pissa of small layers": {"init_lora_weights": "pissa", "r": 48},  # the base has 32 wide ones
+    "olora of small layers": {"init_lora_weights": "olora", "r": 48},
     "layers": {"layers_to_transform": [1]},
     "names": {"target_modules": ["q_proj", "down_proj"], "lora_dropout": 0.1},
 }
@@ -282,9 +291,75 @@ def test_unknown_modules_are_refused(pairs):
 
 
 @pytest.mark.parametrize(
+    "targets", [["embed_tokens", "q_proj"], ["lm_head"], r".*(lm_head|q_proj)"]
+)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_matrices_with_new_rows_take_no_adapter(targets, tied, pairs):
+    reason = "is tied to the other" if tied else "has new rows"
+    with pytest.raises(ModelError, match=rf"training\.lora\.target_modules: .* {reason}"):
+        prepared(pairs, section("lora", lora={"target_modules": targets}), tied=tied)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_an_output_layer_takes_an_adapter_where_it_is_merged_into_that_alone(tied, pairs, tmp_path):
+    settings = section("lora", lora={"target_modules": ["lm_head", "q_proj"]})
+    original, _, ids = pairs[tied]
+    model = load_for_training(original, torch.float32, Loading())
+    model.config.use_cache = False
+    rows = plan(model, "lora", ())
+    if tied:
+        with pytest.raises(ModelError, match="lm_head is tied"):
+            prepare(model, settings, rows)
+        return
+    model = prepare(model, settings, rows)
+    known = [i - NEW for i in ids]
+    learn(model, known, steps=5)
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    save_trained(model, original, Base(original, str(original), "x"), folder, original)
+    merged = load_merged(original, folder, torch.float32)
+    torch.testing.assert_close(logits(merged, known), logits(model, known), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [[0, 9], [-1], []])
+def test_layers_that_there_are_not_are_refused(wrong, pairs):
+    with pytest.raises(ModelError, match=r"layers_to_transform: the base has 2 layers"):
+        prepared(pairs, section("lora", lora={"layers_to_transform": wrong}))
+
+
+def test_targets_that_are_no_expression_are_refused(pairs):
+    with pytest.raises(ModelError, match=r"target_modules: is no regular expression"):
+        prepared(pairs, section("lora", lora={"target_modules": "*q_proj"}))
+
+
+def test_layers_held_transposed(tmp_path):
+    config = GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, n_positions=64)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+
+    def made(**lora):
+        model = load_for_training(tmp_path, torch.float32, Loading())
+        return prepare(model, section("lora", lora=lora), plan(model, "lora", ()))
+
+    adapted = {n for n, _ in made(layers_to_transform=[1]).named_modules() if n.endswith("lora_A")}
+    assert len(adapted) == 4  # of attention and of the feed-forward part, two each
+    assert all("h.1." in n for n in adapted)
+    for targets in ("all-linear", ["c_fc"]):
+        with pytest.raises(ModelError, match=r"init_lora_weights: cannot begin from .*transposed"):
+            made(init_lora_weights="olora", target_modules=targets)
+
+
+@pytest.mark.parametrize(
     ("wrong", "reason"),
     [
         ({"method": "lora", "quantization": "nf4"}, "goes with method qlora"),
+        ({"method": "qlora", "lora": {"init_lora_weights": "pissa"}}, "needs the weights"),
+        ({"method": "qlora", "lora": {"init_lora_weights": "orthogonal"}}, "needs the weights"),
+        ({"method": "qlora", "quantization": "int8", "lora": {"use_dora": True}}, "nf4, not int8"),
+        (
+            {"method": "qlora", "quantization": "int8", "lora": {"init_lora_weights": "olora"}},
+            "nf4, not int8",
+        ),
+        ({"method": "prompt", "neftune_noise_alpha": 5.0}, "neftune_noise_alpha"),
         ({"method": "lora", "lora": {"init_lora_weights": "loftq"}}, "qlora and nf4"),
         (
             {"method": "qlora", "quantization": "int8", "lora": {"init_lora_weights": "loftq"}},
