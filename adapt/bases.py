@@ -23,7 +23,18 @@ from adapt.workspace import new_folder
 # Parts of the names of architectures with a head that writes.
 _WRITERS = ("ForCausalLM", "LMHead", "ForConditionalGeneration")
 
+# What a model on the Hub is made of, besides code.
+WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+
 _ALTERNATIVES = "give a folder that holds config.json, a reachable Hub id, or package:<name>"
+
+_NO_GGUF = (
+    "take the repository it was made of, in safetensors, or write it out: AutoModelForCausalLM"
+    ".from_pretrained(folder, gguf_file=name).save_pretrained(other), and the tokenizer likewise"
+)
+
+# What is fetched where a repository has no safetensors.
+_PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
 @dataclass(frozen=True)
@@ -88,12 +99,23 @@ def resolve(base: str, revision: str | None = None) -> Base:
         folder = _converted(source, packaged, distribution) if packaged.gguf else source
         return Base(folder, str(folder), base, licence=packaged.licence)
     folder = Path(base).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError("holds no config.json", where="model.base", got=base)
+    if folder.is_dir() or (folder.is_file() and folder.suffix == ".gguf"):
+        _refuse_without_config(folder, base)
         return Base(folder, str(folder.resolve()), base)
     _reach_hub(base, revision)
-    return Base(_fetched(base, revision), base, base, revision)
+    folder = _fetched(base, revision)
+    _refuse_without_config(folder, base)
+    return Base(folder, base, base, revision)
+
+
+def _refuse_without_config(folder: Path, base: str) -> None:
+    if (folder / "config.json").is_file():
+        return
+    if folder.is_file() or any(folder.glob("*.gguf")):
+        raise ModelError(
+            "a .gguf alone cannot be adapted", where="model.base", got=base, fix=_NO_GGUF
+        )
+    raise ModelError("holds no config.json", where="model.base", got=base)
 
 
 def writes_text(folder: Path) -> bool:
@@ -128,18 +150,31 @@ def check(base: str, revision: str | None = None) -> None:
         packaged, _ = _find_package(base.removeprefix("package:"))
         if packaged.gguf:
             _need_gguf()
-    elif Path(base).expanduser().is_dir():
+    elif Path(base).expanduser().exists():
         resolve(base)
     else:
         _reach_hub(base, revision)
 
 
 def _fetched(repo: str, revision: str | None) -> Path:
-    """The Hub model in the local Hub cache; weights in safetensors only."""
+    """The Hub model in the local Hub cache."""
+    return snapshot(repo, [*WANTED, "*.py"], revision=revision)
+
+
+def snapshot(repo: str, wanted: list[str], **options: Any) -> Path:  # noqa: ANN401
+    """A repository of the Hub in the local Hub cache; as pickles where it has no safetensors.
+
+    Args:
+        repo: Hub id.
+        wanted: Patterns of the files' names.
+        options: Of `huggingface_hub.snapshot_download`.
+    """
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py"]
-    return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+    folder = Path(snapshot_download(repo, allow_patterns=wanted, **options))
+    if not any(folder.glob("*.safetensors")):
+        folder = Path(snapshot_download(repo, allow_patterns=[*wanted, *_PICKLES], **options))
+    return folder
 
 
 def hub_file(repo: str, name: str = "tokenizer.json") -> Path:

@@ -20,7 +20,7 @@ from adapt.stages import Stages, once
 from adapt.trials import Asked, find_units, tied_or_not
 from adapt.vocab import OUTPUT, Material, Vocabulary, adapt_vocabulary, load_tokenizer
 from adapt.vocab.offsets import counting
-from adapt.workspace import Workspace, digest, fingerprint, write_json, write_text
+from adapt.workspace import Workspace, digest, fingerprint, sampled_digest, write_json, write_text
 
 if TYPE_CHECKING:
     from adapt.embeddings.build import Lesson
@@ -172,7 +172,7 @@ class Preparation:
             validation=lambda: corpus.documents("validation"),
             terms=terms_of(section.terms, "tokenizer.terms"),
             score_terms=terms_of(section.score_terms or [], "tokenizer.score_terms"),
-            model=bases.size(base.folder) if isinstance(section.new_tokens, str) else None,
+            model=self._size() if isinstance(section.new_tokens, str) else None,
             every=max(1, -(-corpus.statistics.splits["train"].bytes_ // LEARNED_BYTES)),
         )
         found = self.stages.run(
@@ -195,6 +195,13 @@ class Preparation:
         if units is None:
             return found
         return replace(found, curve=units.curve, notes=(units.note, *found.notes))
+
+    def _size(self) -> bases.ModelSize:
+        """Of the base, whose weights may still lie in pickles."""
+        from adapt.embeddings.convert import with_safetensors
+
+        trust = self.recipe.model.trust_remote_code
+        return bases.size(with_safetensors(self.base().folder, trust_remote_code=trust))
 
     @once
     def fertility(self) -> fertility.FertilityReport:
@@ -324,6 +331,7 @@ class Preparation:
 
 
 def identity(base: bases.Base) -> list[object]:
-    """What tells one base from another without reading its weights."""
+    """What tells one base from another, or from itself trained on, wherever it was copied to."""
     files = sorted(p for p in base.folder.iterdir() if p.is_file())
-    return [base.given, [(p.name, p.stat().st_size) for p in files], base.revision]
+    told = [(p.name, p.stat().st_size, sampled_digest(p)) for p in files]
+    return [base.given, told, base.revision]

@@ -9,11 +9,16 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from adapt.processes import is_main
+from adapt.training.failures import explained
 from adapt.workspace import Workspace, fingerprint, versions
 
 logger = logging.getLogger("adapt")
 Result = TypeVar("Result")
 Method = TypeVar("Method", bound=Callable[..., Any])
+
+# What to do where a stage runs short; training says more of its own.
+_MEMORY = "run it on a machine with more, or take a smaller model.base"
+_DISK = "free some space and run the same command again, or choose another output_dir"
 
 
 def once(method: Method) -> Method:
@@ -64,6 +69,9 @@ class Stages:
             work: The stage.
             to_json: Of its result.
             from_json: Reads the result of a stage that is done.
+
+        Raises:
+            TrainingError: Memory or disk gave out.
         """
         mark = fingerprint(inputs, versions())
         self.marks[name] = mark
@@ -74,12 +82,13 @@ class Stages:
             return from_json(record["result"])
         logger.info("%s: started", name)
         main = is_main()
-        if main:
-            self.workspace.start(name)
-        started = time.perf_counter()
-        result = work()
-        self.seconds[name] = round(time.perf_counter() - started, 1)
-        if main:
-            self.workspace.finish(name, mark, inputs, to_json(result), self.seconds[name])
+        with explained(name, _MEMORY, _DISK):
+            if main:
+                self.workspace.start(name)
+            started = time.perf_counter()
+            result = work()
+            self.seconds[name] = round(time.perf_counter() - started, 1)
+            if main:
+                self.workspace.finish(name, mark, inputs, to_json(result), self.seconds[name])
         logger.info("%s: done in %.1f s", name, self.seconds[name])
         return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from adapt.errors import WorkspaceError
+
+_SWEPT_AFTER = 86_400  # seconds: age of an unfinished folder that no process holds
+_PIECES, _PIECE = 64, 16_384  # of a large file: how many are looked at, and bytes of each
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,21 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sampled_digest(path: Path) -> str:
+    """SHA-256 of at most a megabyte of a file: all, or pieces that are spread evenly over it.
+
+    Training changes all of a tensor or nearly so, and no large tensor lies between two pieces.
+    """
+    size, seen = path.stat().st_size, hashlib.sha256()
+    with path.open("rb") as file:
+        if size <= _PIECES * _PIECE:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        for i in range(_PIECES):
+            file.seek((size - _PIECE) * i // (_PIECES - 1))
+            seen.update(file.read(_PIECE))
+    return seen.hexdigest()
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,10 +246,15 @@ def write_json(path: Path, value: object) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yields a folder to fill; it takes `path`'s place only when the block ends well."""
+    """Yields a folder to fill; it takes `path`'s place only when the block ends well.
+
+    What a process left that was killed while it filled one is taken away after a day.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     temporary.chmod(0o755)
+    held = _locked(temporary)
     try:
         yield temporary
         if path.exists():
@@ -239,3 +263,39 @@ def new_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _sweep(path: Path) -> None:
+    """Takes away old folders that were to take `path`'s place and that no process holds."""
+    named = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")  # as `mkdtemp` names them
+    for left in path.parent.iterdir():
+        if not named.fullmatch(left.name) or left.is_symlink() or not left.is_dir():
+            continue
+        try:
+            old = time.time() - left.stat().st_mtime > _SWEPT_AFTER
+        except OSError:  # taken away, or put in its place, at this moment
+            continue
+        if old and (held := _locked(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(held)
+
+
+def _locked(folder: Path) -> int | None:
+    """A handle that holds a folder until it is closed or its process ends, however that is.
+
+    None where another process holds it, or the disk or the system knows no such locks.
+    """
+    handle = None
+    try:
+        import fcntl  # not on Windows
+
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        if handle is not None:
+            os.close(handle)
+        return None
+    return handle

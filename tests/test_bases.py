@@ -2,6 +2,7 @@
 
 import json
 import time
+from fnmatch import fnmatch
 from importlib import metadata
 
 import pytest
@@ -58,6 +59,38 @@ def test_folder(tiny_base):
     assert base.reference == str(tiny_base.resolve())
     assert bases.on_disk(str(tiny_base)) == tiny_base
     bases.check(str(tiny_base))
+
+
+@pytest.mark.parametrize("found", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", None])
+def test_pickles_are_fetched_where_a_repository_has_no_safetensors(monkeypatch, tmp_path, found):
+    files = ["config.json", found or "model.safetensors", "optimizer.bin", "pytorch_model.bin.md"]
+    files += ["pytorch_model.bin.index.json"] if found else ["pytorch_model.bin"]
+    asked = []
+
+    def snapshot_download(repo, allow_patterns, **options):
+        asked.append(options)
+        for name in files:
+            if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                (tmp_path / name).write_text("{}")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr(bases, "_reach_hub", lambda *_: None)
+    assert bases.resolve("org/model", "v1").folder == tmp_path
+    weights = {found, "pytorch_model.bin.index.json"} if found else {"model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", *weights}
+    assert {options["revision"] for options in asked} == {"v1"}
+
+
+@pytest.mark.parametrize("given", [".", "model.gguf"])
+@pytest.mark.parametrize("find", [bases.resolve, bases.check])
+def test_a_gguf_alone_says_what_to_do(find, given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError) as caught:
+        find(given)
+    assert str(caught.value).startswith("model.base: a .gguf alone cannot be adapted, got ")
+    assert "in safetensors" in str(caught.value)
 
 
 def test_relative_folder_is_referred_to_by_its_full_path(tiny_base, monkeypatch):

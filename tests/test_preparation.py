@@ -1,12 +1,16 @@
 """What a vocabulary is made from where there is more text than memory, and what is streamed."""
 
+import os
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from adapt import fertility, preparation, vocab
+from adapt import bases, fertility, preparation, vocab
 from adapt.corpus import Corpus
-from adapt.preparation import Preparation
+from adapt.preparation import Preparation, identity
 from adapt.recipe import load_recipe
 
 
@@ -108,3 +112,18 @@ def test_without_general_text_there_are_no_figures_of_it(tiny_recipe, monkeypatc
     monkeypatch.setattr(Corpus, "general", lambda self: pytest.fail("read, though there is none"))
     recipe = load_recipe(tiny_recipe(corpus={"general": []}))
     assert Preparation(recipe).fertility().general == ()
+
+
+def test_a_base_that_was_trained_on_in_its_folder_is_another(tiny_base, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    found = bases.resolve(str(base))
+    before = identity(found)
+    shutil.copytree(base, tmp_path / "copy")
+    os.utime(tmp_path / "copy" / "model.safetensors", (0, 0))
+    assert identity(replace(found, folder=tmp_path / "copy")) == before
+    tensors = load_file(str(base / "model.safetensors"))
+    first = next(iter(tensors))
+    changed = {**tensors, first: tensors[first] + 1}
+    save_file(changed, str(base / "model.safetensors"), metadata={"format": "pt"})
+    assert identity(found) != before

@@ -2,6 +2,11 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +19,7 @@ from adapt.workspace import (
     digest,
     fingerprint,
     new_folder,
+    sampled_digest,
     write_json,
     write_text,
 )
@@ -111,6 +117,50 @@ def test_new_folder_that_fails_leaves_the_old_one(tmp_path, error):
 
 
 # -- manifests ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "held", "stays"),
+    [
+        (".target.abcd_123", 2, False, False),
+        (".target.abcd_123", 2, True, True),
+        (".target.abcd_123", 0, False, True),
+        (".target.distilling", 2, False, True),
+        (".other.abcd_123", 2, False, True),
+        ("target.abcd_123", 2, False, True),
+    ],
+)
+def test_what_a_killed_process_left_is_swept(name, days, held, stays, tmp_path):
+    left = tmp_path / name
+    left.mkdir()
+    (left / "file").write_text("half")
+    past = time.time() - days * 86_400
+    os.utime(left, (past, past))
+    holder = None
+    if held:  # by a process that is alive
+        code = (
+            "import fcntl, os, sys; h = os.open(sys.argv[1], os.O_RDONLY);"
+            "fcntl.flock(h, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+        )
+        holder = subprocess.Popen(
+            [sys.executable, "-c", code, str(left)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        holder.stdout.readline()
+    with new_folder(tmp_path / "target") as folder:
+        (folder / "new").write_text("whole")
+    if holder:
+        holder.communicate()
+    assert left.exists() is stays
+    assert names(tmp_path / "target") == ["new"]
+
+
+def test_a_folder_under_way_is_not_swept_however_long_it_takes(tmp_path):
+    with new_folder(tmp_path / "target") as first:
+        os.utime(first, (0, 0))
+        with new_folder(tmp_path / "target") as second:
+            (second / "second").touch()
+        assert first.is_dir()
+    assert names(tmp_path) == ["target"]
 
 
 def test_finished_only_with_the_same_fingerprint(tmp_path):
@@ -258,3 +308,16 @@ def test_digest_of_files_and_folders(tmp_path):
     (tmp_path / "two" / "in" / "a").write_text("text")
     (tmp_path / "two" / "in" / "a").rename(tmp_path / "two" / "in" / "b")
     assert digest(tmp_path / "one") != digest(tmp_path / "two")
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1, 5 * 2**20])
+def test_a_sample_tells_files_apart_and_not_copies(size, tmp_path):
+    path = tmp_path / "one"
+    path.write_bytes(bytes(size))
+    before = sampled_digest(path)
+    assert sampled_digest(Path(shutil.copy(path, tmp_path / "copy"))) == before
+    for at in {0, size // 2, max(size - 100_000, 0)} if size else ():
+        changed = bytearray(size)
+        changed[at : at + 100_000] = b"1" * min(100_000, size - at)
+        path.write_bytes(changed)
+        assert sampled_digest(path) != before

@@ -10,7 +10,7 @@ import torch
 
 from adapt.embeddings.checkpoint import remove
 from adapt.embeddings.convert import with_safetensors
-from adapt.embeddings.distill import Distillation, distill
+from adapt.embeddings.distill import DEPTH, READING_DEPTH, Distillation, distill
 from adapt.embeddings.donor import find_donor, transplant
 from adapt.embeddings.frozen import Frozen
 from adapt.embeddings.result import AdaptedBase, Distilled
@@ -18,7 +18,7 @@ from adapt.embeddings.shards import Stored, put_rows, read_header, read_rows, sh
 from adapt.embeddings.snippets import Texts, snippets
 from adapt.embeddings.student import NewRows
 from adapt.embeddings.surgery import row_sources, write_adapted_base
-from adapt.recipe.vocabulary import EmbeddingsSection
+from adapt.recipe.vocabulary import DistillSection, EmbeddingsSection
 from adapt.vocab import Vocabulary, load_tokenizer
 from adapt.workspace import fingerprint, new_folder, versions
 
@@ -74,9 +74,7 @@ def make_adapted_base(
     base = with_safetensors(base, trust_remote_code=trust_remote_code)
     distilled = section.init == DISTILL or (section.init == "auto" and lesson is not None)
     learn = distilled and bool(vocabulary.delta.added)
-    options = Distillation(**section.distill.model_dump())
-    if vocabulary.delta.read_only:  # nothing is ever predicted by these rows
-        options = replace(options, next_token_weight=0.0)
+    options = _options(section.distill, read_only=vocabulary.delta.read_only)
     checkpoint = folder.parent / f".{folder.name}.distilling"
     with new_folder(folder) as unfinished:
         result = write_adapted_base(
@@ -111,6 +109,14 @@ def make_adapted_base(
     return replace(result, folder=folder)
 
 
+def _options(section: DistillSection, *, read_only: bool) -> Distillation:
+    """How rows are learned; of units that are only read nothing is ever predicted."""
+    given = section.model_dump()
+    given["depth"] = section.depth or (READING_DEPTH if read_only else DEPTH)
+    options = Distillation(**given)
+    return replace(options, next_token_weight=0.0) if read_only else options
+
+
 def _after_donor(
     adapted: AdaptedBase,
     section: EmbeddingsSection,
@@ -119,8 +125,12 @@ def _after_donor(
     vocabulary: Vocabulary,
     trust_remote_code: bool,
 ) -> AdaptedBase:
-    """What was written, with rows of new tokens after the donor's where it has them."""
+    """What was written, with rows of new tokens after the donor's where it has them.
+
+    Biases stay what they are: an adapter holds none, so `adapt.load` must make the same anew.
+    """
     roles = _stored(adapted)
+    roles.pop("bias", None)
     if section.init_output:
         roles = {"input": roles["input"]}
     made = transplant(

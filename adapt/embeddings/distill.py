@@ -23,13 +23,17 @@ import torch
 from torch import Tensor
 
 from adapt.embeddings.checkpoint import Checkpoint
-from adapt.embeddings.frozen import Frozen, batches
+from adapt.embeddings.frozen import Frozen, batches, refuse_not_finite
 from adapt.embeddings.result import Distilled
 from adapt.embeddings.snippets import Chosen, Snippet
 from adapt.embeddings.student import Measured, NewRows, Student
 from adapt.embeddings.teacher import teach
 from adapt.progress import watched
 from adapt.workspace import fingerprint
+
+# Share of the layers that the student goes through. What is written is learned from the teacher's
+# last states; units that are only read have no other term, and copying last states taught more.
+DEPTH, READING_DEPTH = 0.34, 1.0
 
 _TARGETS = 1_024  # next tokens in a step; they cost little, no step of the model being in them
 
@@ -63,7 +67,7 @@ class Distillation:
     snippet_tokens: int = 80_000
     tokens_per_step: int = 1_024
     max_length: int = 256
-    depth: float = 0.34
+    depth: float = DEPTH
     general_share: float = 0.2
     next_token_weight: float = 1.0
     held_out: float = 0.04
@@ -104,7 +108,11 @@ def distill(
         identity: What tells the base from others; a checkpoint holds for one only.
 
     Returns:
-        The rows: those of tokens that no snippet holds are what they were. And what happened.
+        The rows: those of tokens that no snippet holds are what they were. And what happened;
+        nothing where the snippets that were read are too few to learn from and to measure on.
+
+    Raises:
+        ModelError: What the base computes is not finite.
     """
     clock = time.perf_counter()
     snippets = chosen.snippets
@@ -121,7 +129,13 @@ def distill(
         until=clock + options.teacher_share * options.seconds,
         exactly=state["snippets"] if state else None,
     )
+    # Time may have ended the teacher's pass before it came to more than those held out.
+    count = min(count, len(teaching.snippets) - 1)
+    if count < 1:
+        return start, Distilled.nothing(new_ids)
     student = Student(frozen, teaching, new_ids, sources, start, count, chosen.share)
+    if not student.can_learn:
+        return start, Distilled.nothing(new_ids)
     # What a run that was ended had spent counts, reading a second time does not.
     reading = state["reading"] if state else time.perf_counter() - clock
     here = _train(student, options, reading, seed, saving, state)
@@ -269,6 +283,7 @@ def _train(
         here = training.restore(state)
     else:
         first = student.measure(options.tokens_per_step)
+        refuse_not_finite(torch.tensor([first.hidden, first.next_token, first.calibration]))
         here = _Standing(first, first)
     clock, budget = started - here.seconds, max(options.seconds - reading, 1e-9)
     look = max(1, options.steps // 10)
@@ -285,6 +300,8 @@ def _train(
             break
         if saving.due:
             saving.save(training.state(here, reading))
+    if here.step % look:  # time ended between two looks: what was learned since counts too
+        training.look(here)
     return here
 
 

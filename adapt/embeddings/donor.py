@@ -131,11 +131,11 @@ def transplant(
 ) -> Transplanted:
     """Writes rows of the new tokens that the donor has; the others stay as they are.
 
-    Input rows follow the donor's input matrix, output rows (and their bias) its output matrix,
-    which is the input's where the donor ties them.
+    Input rows follow the donor's input matrix, output rows its output matrix, which is the
+    input's where the donor ties them.
 
     Args:
-        roles: Tensors to write into, by role (input, output, bias), all with rows for new tokens.
+        roles: Tensors to write into, by role (input, output), all with rows for new tokens.
         base: The base's folder, in safetensors, with its tokenizer.
         vocabulary: The adapted tokenizer and what changed.
         donor: The donor's folder.
@@ -162,8 +162,7 @@ def transplant(
     target = _embeddings(base, trust_remote_code=trust_remote_code)
     combined: dict[Stored, Combinations] = {}
     for role, tensors in roles.items():
-        like = role if role != "bias" else "output" if "output" in roles else "input"
-        where = _of(source, like)
+        where = _of(source, role)
         if where not in combined:
             shared, wanted = (read_rows(where, ids_) for ids_ in (matched.donor, matched.known))
             combined[where] = pursue(shared, wanted, atoms=atoms)
@@ -189,5 +188,5 @@ def _embeddings(folder: Path, *, trust_remote_code: bool) -> Embeddings:
 
 def _of(found: Embeddings, role: str) -> Stored:
     """A role's tensor; the input's for an output that is tied."""
-    held = {"input": found.inputs, "output": found.outputs, "bias": found.bias}[role]
+    held = {"input": found.inputs, "output": found.outputs}[role]
     return next(iter((held or found.inputs).values()))

@@ -14,6 +14,9 @@ from torch.func import functional_call
 
 from adapt.errors import ModelError
 
+_TRIED = 8  # ids that the model's own logits are compared of
+_DIFFERENT = 0.03  # of the largest logit; rounding in bfloat16 comes to less than a hundredth
+
 
 class _Reached(Exception):  # noqa: N818 - no error: it ends a forward pass early
     """The layer is reached whose input was wanted."""
@@ -45,7 +48,8 @@ class Frozen:
             trust_remote_code: As in `transformers`.
 
         Raises:
-            ModelError: It is not a causal language model.
+            ModelError: It is not a causal language model, or one whose output layer does more
+                than is known here.
         """
         from accelerate import PartialState
         from transformers import AutoConfig, AutoModelForCausalLM
@@ -67,9 +71,29 @@ class Frozen:
         model = model.to(PartialState().device).eval().requires_grad_(False)
         body = model.base_model
         inputs = body.get_input_embeddings().weight
+        # A student reads with fewer rows, where the padding's id may lie outside, or be a new
+        # token's, which would get no gradient.
+        body.get_input_embeddings().padding_idx = None
         embedding = next(name for name, p in body.named_parameters() if p is inputs)
         lists = [module for module in body.modules() if isinstance(module, nn.ModuleList)]
-        return cls(model, body, embedding, max(lists, key=len))
+        frozen = cls(model, body, embedding, max(lists, key=len))
+        frozen._refuse_other_logits()
+        return frozen
+
+    @torch.inference_mode()
+    def _refuse_other_logits(self) -> None:
+        """Refuses a model whose own logits, of a few ids, are not what `logits` makes of them."""
+        ids = torch.linspace(0, len(self.inputs) - 1, _TRIED).long().to(self.device)[None]
+        wanted = self.model(input_ids=ids, use_cache=False).logits[0].float()
+        refuse_not_finite(wanted)
+        made = self.logits(self._last(ids, self.inputs)[0], self.outputs, self.bias)
+        same = made.shape == wanted.shape
+        if not same or float((made - wanted).abs().max() / wanted.abs().max()) > _DIFFERENT:
+            raise ModelError(
+                f"distill does not know what the output layer of {type(self.model).__name__} does",
+                where="embeddings.init",
+                fix="set embeddings.init=mean",
+            )
 
     @property
     def inputs(self) -> Tensor:
@@ -174,11 +198,28 @@ class Frozen:
         config = self.model.config.get_text_config()
         if scale := getattr(config, "logit_scale", None):  # Cohere
             logits = logits * scale
+        if scale := getattr(config, "lm_head_multiplier", None):  # Falcon-H1
+            logits = logits * scale
         if scale := getattr(config, "logits_scaling", None):  # Granite
             logits = logits / scale
-        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
-            logits = cap * torch.tanh(logits / cap)
+        for key in ("final_logit_softcapping", "logits_soft_cap"):  # Gemma 2, RecurrentGemma
+            if cap := getattr(config, key, None):
+                logits = cap * torch.tanh(logits / cap)
         return logits
+
+
+def refuse_not_finite(values: Tensor) -> None:
+    """Refuses a base that computes no numbers.
+
+    Raises:
+        ModelError: One of the values is infinite or not a number.
+    """
+    if not bool(values.isfinite().all()):
+        raise ModelError(
+            "the base computes what is not a number: its weights, or their type, are at fault",
+            where="model.base",
+            fix="check its weights, or set model.dtype=float32",
+        )
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from adapt.embeddings.editable import refuse_uneditable
 from adapt.embeddings.shards import DTYPES, Stored
 from adapt.errors import ModelError
 
@@ -65,7 +66,7 @@ def parameters(folder: Path, *, untie: bool = False, trust_remote_code: bool = F
         trust_remote_code: As in `transformers`.
 
     Raises:
-        ModelError: `transformers` has no such model.
+        ModelError: `transformers` has no such model, or it is of a kind that cannot be edited.
     """
     model = _meta_model(folder, trust_remote_code, untie=untie)
     names = _all_names(model)
@@ -99,26 +100,45 @@ def _all_names(model: Any) -> dict[int, list[str]]:  # noqa: ANN401
 
 
 def _meta_model(folder: Path, trust_remote_code: bool, *, untie: bool = False) -> Any:  # noqa: ANN401
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        refuse_uneditable(config, where=str(folder))
         if untie:
             config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
-        made_as = (config.architectures or ["ForCausalLM"])[0]
-        kind: Any = AutoModelForCausalLM
-        if made_as.endswith("ForMaskedLM"):
-            kind = AutoModelForMaskedLM
-        elif made_as.endswith(_WITHOUT_OUTPUT) and not made_as.endswith("LMHeadModel"):
-            kind = AutoModel
         with torch.device("meta"):
-            model = kind.from_config(config, trust_remote_code=trust_remote_code)
+            model = _kind(config).from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"not a model that can be edited, {str(error).splitlines()[0]}", where=str(folder)
+            f"not a model that can be edited, {str(error).splitlines()[0]}",
+            where=str(folder),
+            fix="see that config.json names the class it was saved from, under architectures",
         ) from None
     model.tie_weights()
     return model
+
+
+def _kind(config: Any) -> Any:  # noqa: ANN401
+    """The class of `transformers` that a checkpoint is read as."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+    )
+
+    name = (config.architectures or ["ForCausalLM"])[0]
+    if name.endswith("ForMaskedLM"):
+        return AutoModelForMaskedLM
+    if name.endswith(_WITHOUT_OUTPUT) and not name.endswith("LMHeadModel"):
+        return AutoModel
+    # What does not say its class, or one that is both, such as AlbertForPreTraining.
+    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    if masked and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForMaskedLM
+    return AutoModelForCausalLM
 
 
 def find(wanted: Parameters, tensors: Mapping[str, Stored], where: str) -> Embeddings:

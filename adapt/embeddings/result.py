@@ -56,6 +56,11 @@ class Distilled:
     @property
     def sentence(self) -> str:
         """For the report."""
+        if not self.steps:
+            return (
+                "no new row was distilled: too little text that holds new tokens was read; all "
+                "kept the rows they began with"
+            )
         before, after = self.calibration
         return (
             f"new rows were distilled in {self.steps} steps ({self.seconds:.0f} s) from "

@@ -17,7 +17,10 @@ GENERATION = "generation_config.json"
 # What `transformers` takes from config.json where a checkpoint has no generation_config.json.
 _ENDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
-# Settings besides `..._token_id` whose numbers are token ids, in lists of any depth.
+# How the names of settings end whose numbers are token ids (Gemma 3: `image_token_index`).
+_IDS = ("_token_id", "_token_ids", "_token_index")
+
+# Others, in lists of any depth.
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
 
 
@@ -100,7 +103,7 @@ class _Moved:
         for key, value in settings.items():
             if isinstance(value, dict):
                 moved[key] = self.settings(value, f"{where}: {key}")
-            elif key.endswith(("_token_id", "_token_ids")) or key in _ID_LISTS:
+            elif key.endswith(_IDS) or key in _ID_LISTS:
                 moved[key] = self._ids(value, f"{where}: {key}")
             else:
                 moved[key] = value

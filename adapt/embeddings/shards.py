@@ -71,13 +71,18 @@ class Replacement:
     pieces: tuple[Rows | Tensor, ...]
 
 
+def has_index(base: Path) -> bool:
+    """Whether the weights are those of an index; `transformers` takes a single file before it."""
+    return (base / INDEX).is_file() and not (base / SINGLE).is_file()
+
+
 def shard_files(base: Path) -> dict[str, set[str]]:
     """Safetensors files of a checkpoint, each with the names of its tensors.
 
     Raises:
         ModelError: There are none, or one cannot be read.
     """
-    if (base / INDEX).is_file():
+    if has_index(base):
         index = json.loads((base / INDEX).read_text(encoding="utf-8"))
         files = sorted(set(index["weight_map"].values()))
     elif (base / SINGLE).is_file():

@@ -87,12 +87,19 @@ class Student:
         # Each column by its own spread, for a few are hundreds of times as large as the others.
         sample = teaching.middle[:: 1 + len(teaching.middle) // 8_192]
         spread = sample.float().var(0)
-        self.scale = (1 / (spread + 1e-6 * spread.median())).to(device)
+        self.scale = (1 / (spread + 1e-6 * spread.median()).clamp_min(1e-12)).to(device)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """What trains."""
         return [self.inputs] if self.outputs is self.inputs else [self.inputs, self.outputs]
+
+    @property
+    def can_learn(self) -> bool:
+        """Whether there is something to learn from, and something else to measure it on."""
+        trained = self.targets.snippet >= self.held_out
+        measured = any(self.pairs[: self.held_out]) or not bool(trained.all())
+        return any(self.pairs[self.held_out :]) and bool(trained.any()) and measured
 
     def hidden(self, batch: Sequence[int]) -> Tensor:
         """Squared distance of middle states where both end alike, in units of their variance."""
@@ -150,7 +157,7 @@ class Student:
         gap = logs - self.targets.log_unit[picked]
         return Measured(
             sum(losses) / max(sum(weights), 1),
-            -float((often * logs).sum() / often.sum()),
+            -float((often * logs).sum() / often.sum().clamp_min(1e-9)),
             float((new * gap).sum() / new.sum().clamp_min(1e-9)),
         )
 
@@ -193,5 +200,5 @@ def _next_tokens(teaching: Teaching, new: dict[int, int]) -> _Targets:
             # A base token comes next for both only where the teacher takes one step as well.
             if NOWHERE not in (here, there) and (id_ in new or there == here + 1):
                 found.append((s, start + here, new.get(id_, NOWHERE), start + there))
-    snippet_, position, token, end = torch.tensor(found).reshape(-1, 4).T
+    snippet_, position, token, end = torch.tensor(found, dtype=torch.long).reshape(-1, 4).T
     return _Targets(snippet_, position, token, (logs[end] - logs[position]).float())

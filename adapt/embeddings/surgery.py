@@ -31,6 +31,7 @@ from adapt.embeddings.shards import (
     Replacement,
     Rows,
     Stored,
+    has_index,
     link,
     read_header,
     read_rows,
@@ -130,20 +131,26 @@ def _untied(
     Raises:
         ModelError: The model has no output layer that could be its own.
     """
-    names = parameters(base, untie=True, trust_remote_code=trust_remote_code).outputs
+    wanted = parameters(base, untie=True, trust_remote_code=trust_remote_code)
+    names = wanted.outputs
     if not names:
         raise ModelError(
             "the model cannot have output rows of its own",
             where="embeddings.untie",
             fix="set embeddings.untie=false",
         )
-    inputs = dict(found.inputs)
+    inputs, bias, copies = dict(found.inputs), dict(found.bias), {}
+    # The bias may have another name once it is not tied (BERT: that of the decoder).
+    if bias and wanted.bias and not bias.keys() & set(wanted.bias):
+        origin = next(iter(bias))
+        copies[wanted.bias[0]], bias[wanted.bias[0]] = origin, bias[origin]
     stored = [key for key in list(inputs)[1:] if key in names]
     if stored:  # a tied output that the checkpoint stores all the same
         outputs = {key: inputs.pop(key) for key in stored}
-        return replace(found, inputs=inputs, outputs=outputs), {}
+        return replace(found, inputs=inputs, outputs=outputs, bias=bias), copies
     origin = next(iter(inputs))
-    return replace(found, outputs={names[0]: inputs[origin]}), {names[0]: origin}
+    outputs = {names[0]: inputs[origin]}
+    return replace(found, outputs=outputs, bias=bias), {**copies, names[0]: origin}
 
 
 def _parameters(folder: Path) -> int:
@@ -310,7 +317,7 @@ def _write_index(
     copies: Mapping[str, str],
 ) -> None:
     """The base's index with the new sizes; tensors stay in files of the same names."""
-    if not (base / INDEX).is_file():
+    if not has_index(base):
         return
     if not edited:
         shutil.copyfile(base / INDEX, folder / INDEX)

@@ -297,5 +297,6 @@ def _cut(phase: Phase, steps: int) -> Phase:
         "eval_steps": None,
         "early_stopping_patience": None,
         "load_best_model_at_end": False,
+        "trains": "all",  # a warm-up of rows says nothing of the training that follows it
     }
     return phase.model_copy(update=change)

@@ -37,9 +37,6 @@ from adapt.workspace import Workspace, digest, fingerprint, new_folder, versions
 CONFIG = "config.json"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-# What is fetched from the Hub; code only where the user trusts it.
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-
 
 @dataclass(frozen=True)
 class Source:
@@ -196,15 +193,10 @@ def _refuse_unfinished(run: Workspace) -> None:
 def _fetched(
     repo: str, revision: str | None, trust_remote_code: bool, cache_dir: str | Path | None
 ) -> Path:
-    from huggingface_hub import snapshot_download
-
+    # Code only where the user trusts it.
+    wanted = [*bases.WANTED, *(["*.py"] if trust_remote_code else [])]
     try:
-        folder = snapshot_download(
-            repo,
-            revision=revision,
-            cache_dir=cache_dir,
-            allow_patterns=[*_WANTED, *(["*.py"] if trust_remote_code else [])],
-        )
+        return bases.snapshot(repo, wanted, revision=revision, cache_dir=cache_dir)
     except Exception as error:  # the HTTP client's own tree, which changes with hub versions
         raise ModelError(
             f"no such folder, and the Hub does not give it ({type(error).__name__})",
@@ -212,7 +204,6 @@ def _fetched(
             got=repo,
             fix="give a run folder, an adapter's or a checkpoint's folder, or a reachable Hub id",
         ) from None
-    return Path(folder)
 
 
 def _base(adapter: Path, settings: AdapterSettings, given: str | None) -> Path:

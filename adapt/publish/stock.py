@@ -97,7 +97,8 @@ def main(folder: str, questions: str, answers: str) -> None:
         pairs = enumerate(zip(own, wanted, strict=True))
         differ = [steps[i][row, a] - steps[i][row, b] for i, (a, b) in pairs if a != b]
         gaps.append(differ[0].item() if differ else None)
-    record = {"vocab_size": model.config.vocab_size, "generated": generated, "gaps": gaps}
+    size = model.config.get_text_config().vocab_size
+    record = {"vocab_size": size, "generated": generated, "gaps": gaps}
     save_file(tensors, answers, metadata={"answers": json.dumps(record)})
 
 

@@ -36,6 +36,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _rows_to_train_alone(self) -> Recipe:
+        alone = [phase.name for phase in self.training.phases if phase.trains == "rows"]
+        if alone and self.tokenizer.mode in ("keep", "prune"):
+            raise ValueError(
+                f"training.phases: {alone[0]} trains rows, and with tokenizer.mode "
+                f"{self.tokenizer.mode} there are no new ones; leave out trains, or take extend"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _units_that_are_only_read(self) -> Recipe:
         if self.embeddings.units == "input":
             if self.training.fills_masks:

@@ -128,6 +128,11 @@ class Phase(Section):
         description="clm and sft: several documents share a row and do not see each other; false: "
         "a row each, batches of like length. Others never pack.",
     )
+    trains: Literal["all", "rows"] = Field(
+        "all",
+        description="all: what the method trains; rows: in this phase the new token rows alone, as "
+        "a warm-up before phases that train all. A control, which has none, trains all in either.",
+    )
     max_steps: int = Field(
         gt=0,
         description="Optimizer steps. A step takes per_device_train_batch_size x "
@@ -180,8 +185,6 @@ class Phase(Section):
         chooses = self.early_stopping_patience is not None or self.load_best_model_at_end
         if chooses and self.eval_steps is None:
             raise ValueError("early_stopping_patience and load_best_model_at_end need eval_steps")
-        if self.load_best_model_at_end and self.save_steps % (self.eval_steps or 1):
-            raise ValueError("load_best_model_at_end needs save_steps a multiple of eval_steps")
         return self
 
 
@@ -248,11 +251,40 @@ class TrainingSection(Section):
             raise ValueError("take deepspeed or fsdp, not both")
         if self.method == "prefix" and self.gradient_checkpointing:
             raise ValueError("method prefix does not go with gradient_checkpointing")
+        if self.method in ("prefix", "p_tuning", "prompt") and self.neftune_noise_alpha:
+            raise ValueError(f"method {self.method} does not go with neftune_noise_alpha")
         network = self.method == "p_tuning" or (
             self.method == "prefix" and self.prompt.prefix_projection
         )
         if network and any(phase.load_best_model_at_end for phase in self.phases):
             raise ValueError(f"method {self.method} does not go with load_best_model_at_end")
+        return self
+
+    @model_validator(mode="after")
+    def _has_rows_apart(self) -> TrainingSection:
+        alone = [phase.name for phase in self.phases if phase.trains == "rows"]
+        if alone and self.method in ("full", "edges"):
+            raise ValueError(
+                f"phase {alone[0]} trains rows, which method {self.method} does not hold apart "
+                "from the matrices; take lora, or trains all"
+            )
+        if alone and (self.fsdp or "zero3" in (self.deepspeed or "")):
+            raise ValueError(
+                f"phase {alone[0]} trains rows, which does not go with FSDP and ZeRO-3; take ZeRO "
+                "stage 2 or less, or trains all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _begins_from_what_is_held(self) -> TrainingSection:
+        lora = self.lora
+        if self.quantised and lora.init_lora_weights in ("pissa", "orthogonal"):
+            raise ValueError(
+                f"lora.init_lora_weights {lora.init_lora_weights} needs the weights themselves, "
+                "which method qlora has quantised"
+            )
+        if self.quantised == "int8" and (lora.use_dora or lora.init_lora_weights == "olora"):
+            raise ValueError("lora.use_dora and olora go with quantization nf4, not int8")
         return self
 
     @property

@@ -212,10 +212,14 @@ class Checkpoints(TrainerCallback):
     Args:
         stop: Whether to end.
         earlier: Seconds up to the checkpoint that training goes on from.
+
+    Attributes:
+        stopped: Whether it has ended the phase, with a checkpoint at its last step.
     """
 
     def __init__(self, stop: Stop, earlier: float = 0.0) -> None:
         self.stop, self.earlier, self.since = stop, earlier, time.perf_counter()
+        self.stopping = self.stopped = False
 
     def on_train_begin(
         self,
@@ -237,11 +241,13 @@ class Checkpoints(TrainerCallback):
         """Saves and ends where any process was asked to; logs whenever it saves.
 
         The losses since the last log are not in a checkpoint: with a log, none is split by a
-        resumption.
+        resumption. An evaluation may find a new best, which is saved too.
         """
         if any_asked(self.stop.asked):
             self.stop.asked = control.should_save = control.should_training_stop = True
-        control.should_log = control.should_log or control.should_save
+            self.stopping = True
+        may_save = control.should_evaluate and args.load_best_model_at_end
+        control.should_log = control.should_log or control.should_save or may_save
 
     def on_save(
         self,
@@ -252,6 +258,7 @@ class Checkpoints(TrainerCallback):
     ) -> None:
         """Marks the checkpoint that was just made, and removes those before."""
         PartialState().wait_for_everyone()
+        self.stopped = self.stopping
         if not state.is_world_process_zero:
             return
         folder = Path(str(args.output_dir))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from adapt.errors import TrainingError
+from adapt.errors import AdaptError, TrainingError
 
 MEMORY = (
     "lower per_device_train_batch_size and raise gradient_accumulation_steps, lower max_length, "
@@ -29,11 +29,13 @@ class Stopped(TrainingError):
 
 
 @contextmanager
-def explained(where: str) -> Iterator[None]:
+def explained(where: str, memory: str = MEMORY, disk: str = DISK) -> Iterator[None]:
     """Turns failures of memory and disk into an error that says what to do.
 
     Args:
-        where: The phase, for messages.
+        where: The phase or stage, for messages.
+        memory: What to do where memory is short.
+        disk: The same of the disk.
 
     Raises:
         TrainingError: In place of the failure.
@@ -41,23 +43,25 @@ def explained(where: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = _explanation(error, where)
+        found = _explanation(error, where, memory, disk)
         if found is None:
             raise
         raise found from error
 
 
-def _explanation(error: Exception, where: str) -> TrainingError | None:
+def _explanation(error: Exception, where: str, memory: str, disk: str) -> TrainingError | None:
+    if isinstance(error, AdaptError):
+        return None
     import torch
 
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and any(part in text for part in _NO_MEMORY)
     ):
-        return TrainingError("out of memory", where=where, fix=MEMORY)
+        return TrainingError("out of memory", where=where, fix=memory)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or any(part in text for part in _NO_SPACE):  # safetensors and torch have their own
-        return TrainingError("the disk is full", where=where, fix=DISK)
+        return TrainingError("the disk is full", where=where, fix=disk)
     return None
 
 

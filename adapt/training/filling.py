@@ -21,6 +21,7 @@ from adapt.recipe.training import Phase
 from adapt.training.batches import Part, collate, collate_padded
 from adapt.training.encoded import column, encode_once, tokenizer_mark
 from adapt.training.examples import Examples, Row, grouped
+from adapt.training.passages import passage_bytes, passages
 from adapt.workspace import digest
 
 Item = TypeVar("Item")
@@ -47,7 +48,7 @@ class PhaseData:
 
     Attributes:
         examples: In training order; made when they are read.
-        documents: Documents or task rows they come from, repeats counted.
+        documents: Documents, passages of long ones or task rows they come from, repeats counted.
         bytes_: UTF-8 bytes of those, prompts included.
         tokens: Tokens, padding left out.
         truncated_documents: Of the documents, those that did not fit max_length; clm and mlm cut
@@ -88,6 +89,12 @@ class Request:
         if self.split != "train" or self.documents or self.bytes_ is not None:
             return None
         return sequences_a_step(self.phase) * self.phase.max_steps
+
+    @property
+    def passage_bytes(self) -> int:
+        """UTF-8 bytes above which a document is cut; the same for a control and its pair."""
+        steps, each = self.phase.max_steps, sequences_a_step(self.phase)
+        return passage_bytes(self.phase.max_length, steps * each)
 
     def asked(self, numbers: Iterator[int], sizes: NDArray[np.int64]) -> Iterator[int]:
         """The first records of an order: as many as were asked for, or as the bytes have room for.
@@ -215,7 +222,9 @@ def pad_id(tokenizer: Any) -> int:  # noqa: ANN401
 
 
 def corpus_records(request: Request, encode: Any, key: list[Any]) -> Dataset:  # noqa: ANN401
-    """Records of the documents on the request's side of the corpus.
+    """Records of the documents on the request's side of the corpus, long ones in passages.
+
+    Documents to validate on stay whole: nothing is filled with them.
 
     Args:
         request: The phase.
@@ -224,10 +233,16 @@ def corpus_records(request: Request, encode: Any, key: list[Any]) -> Dataset:  #
     """
     corpus, split = request.corpus, request.split
     path = corpus.folder / f"{split}.jsonl"
+    longest = request.passage_bytes if split == "train" else None
+
+    def items() -> Iterator[str]:
+        for text in corpus.documents(split):
+            yield from [text] if longest is None else passages(text, longest)
+
     return encode_once(
-        lambda: corpus.documents(split),
+        items,
         encode,
-        key=[*key, digest(path)],
+        key=[*key, digest(path), longest],
         cache=request.cache,
         size=path.stat().st_size,
         label=f"Encoding for {request.phase.name}",

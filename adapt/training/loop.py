@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
+from adapt.errors import TrainingError
 from adapt.recipe.training import Phase, TrainingSection
 from adapt.training.callbacks import (
     Bar,
@@ -33,6 +35,8 @@ from adapt.training.saving import StateInCheckpoints, load_state, write_state
 from adapt.training.stopping import evaluation_arguments, stopping_callbacks
 from adapt.training.tracking import Energy, Trackers
 from adapt.workspace import new_folder, write_json
+
+logger = logging.getLogger("adapt")
 
 _ROWS_SHARE = 0.1  # of the learning rate, for new rows that train beside adapters
 
@@ -66,6 +70,8 @@ def run_phase(
     standing = last_checkpoint(Path(str(arguments.output_dir)))
     earlier = seconds_until(standing)
     with explained(where), stop_on_sigterm() as stop:
+        checkpoints = Checkpoints(stop, earlier)
+        resting = at_rest(model) if phase.trains == "rows" else []
         trainer = Trainer(
             model=model,
             args=arguments,
@@ -78,7 +84,7 @@ def run_phase(
                 StopOnNan(phase.name),
                 StateInCheckpoints(),
                 *stopping_callbacks(phase),
-                Checkpoints(stop, earlier),
+                checkpoints,
             ],
             optimizer_cls_and_kwargs=_optimizer(model, phase, arguments),
         )
@@ -90,12 +96,18 @@ def run_phase(
         with lean(model), trackers, Energy() as energy:
             output = trainer.train(resume_from_checkpoint=standing)
         reached = trainer.state.global_step
-        if any_asked(stop.asked) and reached < arguments.max_steps:
+        if checkpoints.stopped and reached < arguments.max_steps:
             raise Stopped(
                 f"stopped by SIGTERM at step {reached} of {arguments.max_steps}, which is saved",
                 where=where,
                 fix="run the same command again to go on",
             )
+        if phase.load_best_model_at_end and trainer.state.best_model_checkpoint is None:
+            logger.warning(
+                "%s: no validation loss is a number, so the last weights are kept", where
+            )
+        for parameter in resting:  # which what is written below belongs to
+            parameter.requires_grad_(True)
         seconds = earlier + output.metrics["train_runtime"]
         result = _result(phase, data, trainer, seconds, energy.kwh)
         trained = gathered(trainer.accelerator.unwrap_model(trainer.model))
@@ -114,6 +126,48 @@ def run_phase(
             fix="run the same command again to go on",
         )
     return result
+
+
+def check_rows_apart(
+    model: Any,  # noqa: ANN401
+    section: TrainingSection,
+    new_ids: Sequence[int],
+    engine: Engine,
+) -> None:
+    """Refuses a phase of new rows alone where they train within the whole matrix.
+
+    Args:
+        model: Prepared for training.
+        section: `training` of the recipe.
+        new_ids: Ids of the new rows; a control has none, and nothing is refused.
+        engine: Of this training.
+
+    Raises:
+        TrainingError: Every row is new, or an engine cuts the matrix.
+    """
+    alone = [phase.name for phase in section.phases if phase.trains == "rows"]
+    if alone and new_ids and (engine.cuts or not new_row_parameters(model)):
+        raise TrainingError(
+            "the new rows train within a whole matrix, or one that is cut, not apart from it",
+            where=f"training.phases: {alone[0]}: trains",
+            got="rows",
+            fix="take all",
+        )
+
+
+def at_rest(model: Any) -> list[Any]:  # noqa: ANN401
+    """Freezes all that trains but the new rows, for a phase; where there are none, nothing.
+
+    A control has no new rows: it trains what it has, on the text that its pair reads.
+
+    Returns:
+        What was frozen.
+    """
+    rows = {id(parameter) for parameter in new_row_parameters(model)}
+    found = [p for p in model.parameters() if rows and p.requires_grad and id(p) not in rows]
+    for parameter in found:
+        parameter.requires_grad_(False)
+    return found
 
 
 def _result(
@@ -156,7 +210,7 @@ def arguments_of(
     faster = torch.cuda.is_available() and best_dtype("auto") == torch.bfloat16
     per_device, accumulation = shared_out(phase, PartialState().num_processes)
     steps = -(-len(data.examples) // sequences_a_step(phase))
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         learning_rate=phase.learning_rate,
@@ -184,6 +238,10 @@ def arguments_of(
         **evaluation_arguments(phase),
         **set_up(engine),
     )
+    # Set afterwards: given to it, save_steps would have to be a multiple of eval_steps, for it does
+    # not know that `stopping.Validation` saves the best.
+    arguments.load_best_model_at_end = phase.load_best_model_at_end
+    return arguments
 
 
 def _recomputing() -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,10 @@ from adapt.training.filling import (
 )
 from adapt.training.records import ClassifiedText, Dialogue, MaskedText, PlainText
 from adapt.workspace import digest
+
+logger = logging.getLogger("adapt")
+
+_SHOWN = 5  # labels that a log line names
 
 
 def _clm(request: Request) -> PhaseData:
@@ -107,17 +112,18 @@ def _sft(request: Request) -> PhaseData:
 
 def _classification(request: Request) -> PhaseData:
     """Texts of one task with their labels; the head's labels are those of the training side."""
-    phase = request.phase
+    phase, split = request.phase, request.split
     task = classification_tasks(phase, request.tasks)[0]
     several = task.label_separator is not None
     items = [(r[task.text], task.labels_of(r)) for r in request.corpus.rows(task.name, "train")]
     rows = len(items)
     counts = Counter(label for _, labels in items for label in labels)
     names = tuple(sorted(counts))
-    if request.split != "train":
-        found = request.corpus.rows(task.name, request.split)
-        known = [(r[task.text], [x for x in task.labels_of(r) if x in counts]) for r in found]
+    if split != "train":
+        found = [(r[task.text], task.labels_of(r)) for r in request.corpus.rows(task.name, split)]
+        known = [(text, [label for label in given if label in counts]) for text, given in found]
         items = [item for item in known if item[1] or several]
+        _say_unknown(phase.name, split, [given for _, given in found], counts, several=several)
     encode = ClassifiedText(request.tokenizer, names, phase.max_length)
     key = ["classification", request.marks(), phase.max_length, names, items]
     data = in_turn(request, [row_records(request, items, encode, key)], labelled)
@@ -130,6 +136,23 @@ def _classification(request: Request) -> PhaseData:
         collate=partial(collate_labelled, pad=pad, several=len(names) if several else None),
         classes=Classes(names, several, weights),
     )
+
+
+def _say_unknown(
+    phase: str, split: str, rows: list[list[str]], known: Container[str], *, several: bool
+) -> None:
+    """Logs labels that the training side lacks: the head has no class for them."""
+    unknown = Counter(label for labels in rows for label in labels if label not in known)
+    if unknown:
+        logger.warning(
+            "phase %s (%s): %d of %d rows have a label that no training row has, %s: %s",
+            phase,
+            split,
+            sum(any(label in unknown for label in labels) for labels in rows),
+            len(rows),
+            "which is left out" if several else "and are left out",
+            ", ".join(sorted(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else ""),
+        )
 
 
 OBJECTIVES: dict[str, Callable[[Request], PhaseData]] = {

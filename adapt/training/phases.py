@@ -18,6 +18,9 @@ __all__ = ["PhaseData", "check_tasks", "phase_data", "prompts", "sequences_a_ste
 
 logger = logging.getLogger("adapt")
 
+# Share of its steps that a phase fills if nothing is to be said.
+_FULL = 0.9
+
 
 def phase_data(
     phase: Phase,
@@ -57,25 +60,53 @@ def phase_data(
     """
     check_tasks(phase, tasks)
     tasks = [task for task in tasks if task.trained]
-    data = OBJECTIVES[phase.objective](
-        Request(
-            phase,
-            tokenizer,
-            corpus,
-            tasks,
-            seed,
-            documents,
-            completion_tokenizer,
-            cache,
-            split,
-            bytes_,
-        )
+    request = Request(
+        phase,
+        tokenizer,
+        corpus,
+        tasks,
+        seed,
+        documents,
+        completion_tokenizer,
+        cache,
+        split,
+        bytes_,
     )
+    data = OBJECTIVES[phase.objective](request)
     if not len(data.examples):
         raise DataError(
             f"nothing on the {split} side",
             where=f"training.phases: {phase.name}",
             fix="give more text, raise corpus.validation_fraction or leave out eval_steps",
+        )
+    _say(request, data)
+    return data
+
+
+def _say(request: Request, data: PhaseData) -> None:
+    """Logs how text is laid out, steps that it does not fill, and what did not fit."""
+    phase, split, found = request.phase, request.split, len(data.examples)
+    if split == "train":
+        logger.info(
+            "phase %s: %d sequences of at most %d tokens, %s",
+            phase.name,
+            found,
+            phase.max_length,
+            "several documents to each, packed"
+            if request.packs
+            else "a document or a part of one to each, those of a step of like length",
+        )
+    asked = request.sequences
+    if asked and not _FULL * asked <= found <= asked:
+        logger.warning(
+            "phase %s: text fills %d sequences where max_steps %d takes %d: a document, or a "
+            "passage of a long one, is up to %d bytes and goes in whole or not at all; raise "
+            "max_steps",
+            phase.name,
+            found,
+            phase.max_steps,
+            asked,
+            request.passage_bytes,
         )
     if data.truncated_documents:
         logger.info(
@@ -90,7 +121,6 @@ def phase_data(
             data.truncated_bytes,
             100 * data.truncated_bytes / max(1, data.bytes_),
         )
-    return data
 
 
 def check_tasks(phase: Phase, tasks: Sequence[AnyTask]) -> None:

@@ -28,7 +28,7 @@ from adapt.training.failures import explained
 from adapt.training.faster import faster
 from adapt.training.filling import pad_id
 from adapt.training.heads import Head, hand_over, head, load_with_head
-from adapt.training.loop import arguments_of, record_of, run_phase
+from adapt.training.loop import arguments_of, check_rows_apart, record_of, run_phase
 from adapt.training.methods import PROMPTS, prepare
 from adapt.training.model import (
     AS_IT_IS,
@@ -120,6 +120,7 @@ def train(
         quantised = section.quantised is not None
         rows = plan(fresh, section.method, new_ids, quantised=quantised, engine=engine)
         fresh = prepare(fresh, section, rows)
+        check_rows_apart(fresh, section, new_ids, into)
         in_one_dtype(fresh, into, weights)
         if completion_tokenizer is not None and wanted.auto_class == WRITES:
             never_written(fresh, new_ids)
@@ -128,61 +129,63 @@ def train(
     for i, phase in enumerate(section.phases):
         if section.method in PROMPTS:  # virtual tokens stand before a row, not before a document
             phase = phase.model_copy(update={"packing": False})
-        encoded = partial(
-            phase_data,
-            phase,
-            tokenizer,
-            corpus,
-            tasks,
-            seed + i,
-            completion_tokenizer=completion_tokenizer,
-            cache=tokenized,
-        )
-        data = encoded(
-            documents[i] if documents else None, bytes_=text_bytes[i] if text_bytes else None
-        )
-        validation = encoded(None, split="validation") if phase.eval_steps else None
-        wanted = head(phase.objective, data.classes, pad_id(tokenizer))
-        done = checkpoints / f"{phase.name}-done"
-        # Before the model: ZeRO-3 has it loaded in pieces as long as these live.
-        arguments = arguments_of(section, phase, data, seed, checkpoints / phase.name, engine)
-        if not (engine.afresh and record_of(done)) and (engine.afresh or wanted != standing):
-            fresh = prepared(wanted, engine)
-            if engine.afresh and before:
-                load_state(fresh, before, only_known=True)
-            elif model is not None:
-                hand_over(model, fresh)
-            model, standing = fresh, wanted
-        watching = partial(
-            LogLine,
-            phase.name,
-            data.examples,
-            sequences_a_step(phase),
-            new_ids=() if engine.cuts else new_ids,
-            every_token=phase.objective == "clm" and completion_tokenizer is None,
-        )
-        lean = _lean(section, phase, engine, loading)
-        results.append(
-            run_phase(
+        with explained(f"training.phases: {phase.name}"):
+            encoded = partial(
+                phase_data,
                 phase,
-                model,
-                data,
-                validation,
-                arguments,
-                done,
-                watching,
-                engine,
-                lean,
-                trackers=Trackers(section.report_to, tracking, phase.name),
+                tokenizer,
+                corpus,
+                tasks,
+                seed + i,
+                completion_tokenizer=completion_tokenizer,
+                cache=tokenized,
             )
-        )
-        before = done
+            data = encoded(
+                documents[i] if documents else None, bytes_=text_bytes[i] if text_bytes else None
+            )
+            validation = encoded(None, split="validation") if phase.eval_steps else None
+            wanted = head(phase.objective, data.classes, pad_id(tokenizer))
+            done = checkpoints / f"{phase.name}-done"
+            # Before the model: ZeRO-3 has it loaded in pieces as long as these live.
+            arguments = arguments_of(section, phase, data, seed, checkpoints / phase.name, engine)
+            if not (engine.afresh and record_of(done)) and (engine.afresh or wanted != standing):
+                fresh = prepared(wanted, engine)
+                if engine.afresh and before:
+                    load_state(fresh, before, only_known=True)
+                elif model is not None:
+                    hand_over(model, fresh)
+                model, standing = fresh, wanted
+            watching = partial(
+                LogLine,
+                phase.name,
+                data.examples,
+                sequences_a_step(phase),
+                new_ids=() if engine.cuts else new_ids,
+                every_token=phase.objective == "clm" and completion_tokenizer is None,
+            )
+            lean = _lean(section, phase, engine, loading)
+            results.append(
+                run_phase(
+                    phase,
+                    model,
+                    data,
+                    validation,
+                    arguments,
+                    done,
+                    watching,
+                    engine,
+                    lean,
+                    trackers=Trackers(section.report_to, tracking, phase.name),
+                )
+            )
+            before = done
     if PartialState().is_main_process:
-        if engine.afresh and before:
-            model = prepared(wanted, Engine())
-            load_state(model, before)
-        with explained("training"), new_folder(folder) as unfinished:
-            save_trained(model, tokenizer_folder, base, unfinished, model_folder)
+        with explained("training"):
+            if engine.afresh and before:
+                model = prepared(wanted, Engine())
+                load_state(model, before)
+            with new_folder(folder) as unfinished:
+                save_trained(model, tokenizer_folder, base, unfinished, model_folder)
         shutil.rmtree(checkpoints, ignore_errors=True)
     PartialState().wait_for_everyone()
     parameters = [] if model is None else model.parameters()

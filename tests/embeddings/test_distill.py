@@ -234,6 +234,53 @@ def test_no_text_at_all_leaves_every_row(distilled, vocabulary):
     assert digest(run.plain) == digest(run.adapted)
 
 
+UNITS_ALONE = "each document is one unit"
+
+
+@pytest.mark.parametrize(
+    ("texts", "options"),
+    [
+        (TEXTS[:1], {}),
+        (TEXTS, {"snippet_tokens": 1}),
+        (TEXTS * 3, {"seconds": 1e-6, "tokens_per_step": 8, "held_out": 0.9}),
+        (UNITS_ALONE, {}),
+    ],
+    ids=["one snippet", "one token", "no time", "units alone"],
+)
+def test_too_little_to_learn_from_leaves_every_row(texts, options, bases, vocabulary, tmp_path):
+    start = START
+    if texts is UNITS_ALONE:
+        texts, start = [token.text for token in vocabulary.delta.added] * 3, ()
+    with new_folder(tmp_path / "adapted") as unfinished:
+        result = write_adapted_base(
+            bases("llama tied"), vocabulary.folder, vocabulary.delta, "mean", unfinished
+        )
+    result = replace(result, folder=tmp_path / "adapted")
+    before = digest(result.folder)
+    learned = learn_rows(
+        Frozen.load(bases("llama tied"), torch.float32),
+        bases("llama tied"),
+        vocabulary,
+        result,
+        Lesson(lambda: texts, start),
+        replace(SHORT, **options),
+    )
+    assert learned.steps == 0
+    assert list(learned.untouched) == vocabulary.delta.added_ids
+    assert learned.sentence.startswith("no new row was distilled")
+    assert digest(result.folder) == before
+
+
+def test_what_is_learned_after_the_last_look_is_kept(distilled, bases, vocabulary, monkeypatch):
+    """Time that ends before there was any look at the snippets held out."""
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("adapt.embeddings.distill.time.perf_counter", lambda: float(next(ticks)))
+    run = distilled("llama tied", steps=10_000, seconds=60.0, again=3)
+    assert 1 < run.learned.steps < 1_000
+    before, after = run.learned.hidden_loss
+    assert after < before
+
+
 # -- untied ------------------------------------------------------------------------------------
 
 

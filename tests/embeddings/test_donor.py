@@ -171,13 +171,16 @@ def test_a_combination_there_is_the_same_combination_here(kind, spelled, saving,
     for tensor in result.tensors:
         was, now = before[tensor.name], after[tensor.name]
         assert torch.equal(now[kept_new], was[kept_old])
-        for text in KNOWN:
+        # `adapt.load` makes biases anew, without the donor.
+        by_donor = KNOWN if tensor.role != "bias" else ()
+        for text in by_donor:
             expected = mixture(was, old, text)
             torch.testing.assert_close(now[new[text]], expected, rtol=0, atol=1e-5)
-        token = next(t for t in case.delta.added if t.text == " pericardium")
-        mean = was[list(token.constituents)].mean(0)
-        torch.testing.assert_close(now[token.id], mean)
-        assert tensor.init == "omp"
+        for token in case.delta.added:
+            if token.text not in by_donor:
+                mean = was[list(token.constituents)].mean(0)
+                torch.testing.assert_close(now[token.id], mean)
+        assert tensor.init == ("omp" if by_donor else "mean")
     for name in before.keys() - {tensor.name for tensor in result.tensors}:
         assert torch.equal(before[name], after[name])
 

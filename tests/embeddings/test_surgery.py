@@ -480,6 +480,13 @@ def test_ids_in_the_settings_move(tmp_path):
     assert any("config.json: pad_token_id was 33" in note for note in result.notes)
 
 
+def test_ids_that_are_called_an_index_move(tmp_path):
+    model = llama(tie_word_embeddings=True)
+    model.config.image_token_index = 41
+    new, _ = adapted(model, tmp_path, MIXED)
+    assert new.config.image_token_index == 1
+
+
 @pytest.mark.parametrize("stored", [True, False])
 def test_units_that_are_only_read_are_never_generated(stored, tmp_path):
     model = llama(eos_token_id=3, pad_token_id=0, tie_word_embeddings=True)

@@ -197,6 +197,20 @@ def test_the_hub_is_read_with_its_own_client(trained, monkeypatch, tiny_base):
     assert "*.py" not in asked["allow_patterns"]
 
 
+def test_a_repository_without_safetensors_is_fetched_as_pickles(monkeypatch, tmp_path):
+    asked = []
+
+    def snapshot_download(repo, **options):
+        asked.append(options["allow_patterns"])
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(ModelError, match="neither a run"):
+        adapt.load("org/name")
+    assert "pytorch_model*.bin" not in asked[0]
+    assert "pytorch_model*.bin" in asked[1]
+
+
 @pytest.mark.parametrize(
     ("reference", "options", "message"),
     [

@@ -507,12 +507,41 @@ def test_tasks_that_are_not_there_are_refused(given_phase, tasks, what):
         {"objective": "mlm", "messages": "x.jsonl"},
         {"objective": "classification", "tasks": ["a", "b"]},
         {"objective": "clm", "early_stopping_patience": 2},
-        {"objective": "clm", "load_best_model_at_end": True, "eval_steps": 20},
+        {"objective": "clm", "load_best_model_at_end": True},
     ],
 )
 def test_keys_that_do_not_belong_are_refused(keys):
-    with pytest.raises(ValueError, match="goes with|one task|need eval_steps|multiple of eval"):
+    with pytest.raises(ValueError, match="goes with|one task|need eval_steps"):
         Phase(name="p", max_steps=1, **keys)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_rows_whose_label_has_no_class_are_said(several, wordpiece, tmp_path, caplog):
+    caplog.set_level("INFO", "adapt")
+    rows = [{"text": "the heart", "organ": "heart"}, {"text": "of renal", "organ": "renal"}]
+    strange = [{"text": "is chronic", "organ": name} for name in ("liver", "spleen", "liver")]
+    corpus = corpus_of(tmp_path, rows=rows, checked=[rows[0], *strange])
+    task = ORGAN.model_copy(update={"label_separator": ";" if several else None})
+    some = phase("classification")
+    data = phase_data(some, wordpiece, corpus, [task], 0, None, split="validation")
+    assert data.documents == (4 if several else 1)
+    end = "which is left out" if several else "and are left out"
+    said = f"p (validation): 3 of 4 rows have a label that no training row has, {end}: liver, spl"
+    assert said in caplog.text
+    caplog.clear()
+    corpus_of(tmp_path, rows=rows, checked=rows)
+    phase_data(some, wordpiece, corpus, [task], 0, None, split="validation")
+    assert "no training row" not in caplog.text
+
+
+@pytest.mark.parametrize("length", [400, 4000])
+def test_a_long_document_does_not_make_a_phase_of_hidden_words_longer(length, wordpiece, tmp_path):
+    texts = ["the heart", " ".join(random.Random(0).choices(WORDS, k=length))]
+    corpus = corpus_of(tmp_path, texts)
+    some = phase("mlm", max_steps=30, per_device_train_batch_size=4)
+    for seed in range(3):
+        found = len(phase_data(some, wordpiece, corpus, [], seed, None).examples)
+        assert 0.8 * 120 <= found <= 120
 
 
 # -- without packing ----------------------------------------------------------------------------

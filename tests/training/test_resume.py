@@ -19,6 +19,7 @@ from adapt.cli import main
 from adapt.errors import TrainingError
 from adapt.pipeline import Pipeline
 from adapt.recipe import load_recipe
+from adapt.stages import Stages
 from adapt.training import callbacks
 from adapt.training.batches import Part
 from adapt.training.callbacks import COMPLETE, Checkpoints, last_checkpoint, seconds_until
@@ -205,6 +206,45 @@ def test_a_full_disk_while_saving_ends_the_run_and_leaves_a_way_on(runs, losses,
         with pytest.raises(TrainingError, match=r"training.phases: first: the disk is full; free"):
             losses(path)
     assert losses(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("work", "failure", "said"),
+    [
+        ("phase_data", OSError(errno.ENOSPC, "No space left on device"), "the disk is full; free"),
+        ("_load", MemoryError(), "out of memory; lower per_device"),
+        ("save_trained", OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+    ],
+    ids=["encoding", "loading", "writing"],
+)
+def test_what_fails_outside_the_steps_is_one_line_too(work, failure, said, runs, monkeypatch):
+    def fails(*args, **kwargs):
+        raise failure
+
+    monkeypatch.setattr(f"adapt.training.run.{work}", fails)
+    where = "training" if work == "save_trained" else "training.phases: first"
+    with pytest.raises(TrainingError, match=f"^{where}: {said}"):
+        Pipeline(load_recipe(runs("failing"))).tuned.adapter()
+
+
+def test_a_stage_that_fills_the_disk_says_so_and_runs_again(tmp_path):
+    stages = Stages(Workspace(tmp_path))
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def work():
+        if stages.marks and not stages.results:
+            stages.results["tried",] = True
+            raise full
+        return 7
+
+    def run():
+        return stages.run("embeddings", "inputs", work, lambda x: x, lambda x: x)
+
+    with pytest.raises(TrainingError, match="^embeddings: the disk is full; free some space"):
+        run()
+    assert run() == 7
+    with pytest.raises(TrainingError, match="^corpus: out of memory; run it on a machine"):
+        stages.run("corpus", "inputs", lambda: (_ for _ in ()).throw(MemoryError()), str, str)
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run(runs, losses, monkeypatch):

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from adapt.embeddings.shards import INDEX, link, shard_files
+from adapt.embeddings.shards import INDEX, has_index, link, shard_files
 from adapt.publish.load import CONFIG
 from adapt.vocab import OUTPUT, TOKENIZER_FILES
 from adapt.vocab.delta import FILE_NAME
@@ -55,5 +55,5 @@ def copy_beside(checkpoint: Path, folder: Path, *, weights: bool) -> None:
     if weights:
         for name in shard_files(checkpoint):
             link(checkpoint / name, folder / name)
-        if (checkpoint / INDEX).is_file():
+        if has_index(checkpoint):
             shutil.copyfile(checkpoint / INDEX, folder / INDEX)
