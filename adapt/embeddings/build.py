@@ -10,7 +10,7 @@ import torch
 
 from adapt.embeddings.checkpoint import remove
 from adapt.embeddings.convert import with_safetensors
-from adapt.embeddings.distill import DEPTH, READING_DEPTH, Distillation, distill
+from adapt.embeddings.distill import Distillation, distill
 from adapt.embeddings.donor import find_donor, transplant
 from adapt.embeddings.frozen import Frozen
 from adapt.embeddings.result import AdaptedBase, Distilled
@@ -18,7 +18,7 @@ from adapt.embeddings.shards import Stored, put_rows, read_header, read_rows, sh
 from adapt.embeddings.snippets import Texts, snippets
 from adapt.embeddings.student import NewRows
 from adapt.embeddings.surgery import row_sources, write_adapted_base
-from adapt.recipe.vocabulary import DistillSection, EmbeddingsSection
+from adapt.recipe.vocabulary import EmbeddingsSection
 from adapt.vocab import Vocabulary, load_tokenizer
 from adapt.workspace import fingerprint, new_folder, versions
 
@@ -74,7 +74,9 @@ def make_adapted_base(
     base = with_safetensors(base, trust_remote_code=trust_remote_code)
     distilled = section.init == DISTILL or (section.init == "auto" and lesson is not None)
     learn = distilled and bool(vocabulary.delta.added)
-    options = _options(section.distill, read_only=vocabulary.delta.read_only)
+    options = Distillation(**section.distill.model_dump())
+    if vocabulary.delta.read_only:  # nothing is ever predicted by these rows
+        options = replace(options, next_token_weight=0.0)
     checkpoint = folder.parent / f".{folder.name}.distilling"
     with new_folder(folder) as unfinished:
         result = write_adapted_base(
@@ -107,14 +109,6 @@ def make_adapted_base(
             result = replace(result, init=DISTILL, tensors=tensors, distilled=learned)
     remove(checkpoint)
     return replace(result, folder=folder)
-
-
-def _options(section: DistillSection, *, read_only: bool) -> Distillation:
-    """How rows are learned; of units that are only read nothing is ever predicted."""
-    given = section.model_dump()
-    given["depth"] = section.depth or (READING_DEPTH if read_only else DEPTH)
-    options = Distillation(**given)
-    return replace(options, next_token_weight=0.0) if read_only else options
 
 
 def _after_donor(

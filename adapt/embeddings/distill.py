@@ -31,10 +31,6 @@ from adapt.embeddings.teacher import teach
 from adapt.progress import watched
 from adapt.workspace import fingerprint
 
-# Share of the layers that the student goes through. What is written is learned from the teacher's
-# last states; units that are only read have no other term, and copying last states taught more.
-DEPTH, READING_DEPTH = 0.34, 1.0
-
 _TARGETS = 1_024  # next tokens in a step; they cost little, no step of the model being in them
 
 
@@ -67,7 +63,7 @@ class Distillation:
     snippet_tokens: int = 80_000
     tokens_per_step: int = 1_024
     max_length: int = 256
-    depth: float = DEPTH
+    depth: float = 0.34
     general_share: float = 0.2
     next_token_weight: float = 1.0
     held_out: float = 0.04

@@ -108,12 +108,8 @@ class DistillSection(Section):
     snippet_tokens: int = Field(80_000, gt=0, description="Text read; base tokens.")
     tokens_per_step: int = Field(1_024, gt=0, description="Text of a step; tokens.")
     max_length: int = Field(256, gt=1, description="Longest snippet; tokens.")
-    depth: float | None = Field(
-        None,
-        gt=0.0,
-        le=1.0,
-        description="Share of the layers that are gone through; the states after them are copied. "
-        "null: 1 where units are only read, else 0.34, a third of the time.",
+    depth: float = Field(
+        0.34, gt=0.0, le=1.0, description="Share of the layers whose states are copied."
     )
     general_share: Fraction = Field(
         0.2, description="Share of the text that is general, where corpus.general gives some."
