@@ -1,5 +1,5 @@
 # make setup   .venv with everything that the demo and the tests need
-# make demo    medical data, then the main job; some 13 minutes on 2 cores
+# make demo    medical data, then the main job; some 12 minutes on 2 cores
 # make test    the default test suite: offline, no GPU
 # make lint    ruff and mypy --strict
 
