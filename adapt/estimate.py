@@ -48,7 +48,7 @@ def estimate(recipe: Recipe) -> Estimate | None:
         return None
     from adapt.training.model import best_dtype
 
-    model = _outline(folder, recipe.training, trust_remote_code=recipe.model.trust_remote_code)
+    model = _with_head(folder, recipe.training, trust_remote_code=recipe.model.trust_remote_code)
     text = model.config.get_text_config()
     parameters = sum(p.numel() for p in model.parameters())
     layers = sum(p.numel() for n, p in model.named_parameters() if p.ndim > 1 and "embed" not in n)
@@ -110,23 +110,18 @@ def _new_tokens(section: TokenizerSection) -> int:
     return _AUTO if isinstance(section.new_tokens, str) else section.new_tokens
 
 
-def _outline(folder: Path, section: TrainingSection, *, trust_remote_code: bool) -> Any:  # noqa: ANN401
+def _with_head(folder: Path, section: TrainingSection, *, trust_remote_code: bool) -> Any:  # noqa: ANN401
     """The base without its weights, with the head of the first phase.
 
     Raises:
         ModelError: Its config.json names no model that `transformers` knows, or one that cannot do
             what a phase asks, or code of its own that the recipe does not trust.
     """
-    import torch
-    from transformers import AutoConfig
+    from adapt.training.heads import model_class, outline
 
-    from adapt.training.heads import model_class
-
+    kind = model_class(section.phases[0].objective)
     try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-        kind = model_class(section.phases[0].objective)
-        with torch.device("meta"):
-            model = kind.from_config(config, trust_remote_code=trust_remote_code)
+        model: Any = outline(folder, kind, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise ModelError(
@@ -139,7 +134,7 @@ def _outline(folder: Path, section: TrainingSection, *, trust_remote_code: bool)
     writing = [p for p in section.phases if p.objective in ("clm", "sft")]
     if writing and not bases.writes_text(folder):
         raise ModelError(
-            f"is {config.architectures[0]}, which writes no text",
+            f"is {model.config.architectures[0]}, which writes no text",
             where=f"training.phases: {writing[0].name}: objective {writing[0].objective}",
             got=str(folder),
             fix="take a causal language model, or objectives mlm and classification",

@@ -29,12 +29,9 @@ def class_names(model: Any) -> tuple[str, ...]:  # noqa: ANN401
 
 def longest_window(model: Any, tokenizer: Any, max_length: int) -> int:  # noqa: ANN401
     """`max_length`, or fewer tokens where the model has no positions for so many."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for name, module in model.named_modules():
-        padding = getattr(module, "padding_idx", None)
-        if positions and name.endswith(".position_embeddings") and padding is not None:
-            positions -= padding + 1  # RoBERTa begins to count behind it
-    return int(min(max_length, positions or max_length, tokenizer.model_max_length))
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = learned_positions(model) or stated or max_length
+    return int(min(max_length, positions, tokenizer.model_max_length))
 
 
 def decoder_window(model: Any, max_length: int, after: int = 0) -> int:  # noqa: ANN401
