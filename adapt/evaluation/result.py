@@ -28,6 +28,7 @@ class Likelihood:
             base's tokenizer splits; measured once a run, with the base.
         new_token_share: Probability that the model puts on new tokens, mean over positions; None
             where it has none.
+        share_on_fragmented: The same of the fragmented documents.
         measure: What the figure is called: `evaluation.masked.MEASURE` of a model that fills in
             hidden words, whose `bits` are of the words that are scored, and `bytes_` theirs.
         told: Bits per byte that the number of masks may tell such a model, at most; else None.
@@ -39,6 +40,7 @@ class Likelihood:
     data: str = ""
     fragmented: tuple[int, ...] = ()
     new_token_share: Interval | None = None
+    share_on_fragmented: Interval | None = None
     measure: str = BITS
     told: float | None = None
 
@@ -303,17 +305,13 @@ class ModelScores:
 
 
 def _likelihood(record: dict[str, Any]) -> Likelihood:
-    share = record.get("new_token_share")
-    return Likelihood(
-        tuple(record["bits"]),
-        tuple(record["bytes_"]),
-        Interval(**record["interval"]),
-        record.get("data", ""),
-        tuple(record.get("fragmented", ())),
-        share and Interval(**share),
-        record.get("measure", BITS),
-        record.get("told"),
-    )
+    changed: Any = {
+        **{name: tuple(record.get(name, ())) for name in ("bits", "bytes_", "fragmented")},
+        "interval": Interval(**record["interval"]),
+    }
+    for name in ("new_token_share", "share_on_fragmented"):
+        changed[name] = Interval(**share) if (share := record.get(name)) else None
+    return Likelihood(**{**record, **changed})
 
 
 def _task(record: dict[str, Any]) -> TaskScores:

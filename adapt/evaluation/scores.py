@@ -14,7 +14,7 @@ import numpy as np
 
 from adapt.corpus import Corpus
 from adapt.errors import DataError, ModelError
-from adapt.evaluation.bootstrap import ratio_interval
+from adapt.evaluation.bootstrap import Interval, ratio_interval
 from adapt.evaluation.edges import edge_scores
 from adapt.evaluation.heads import has_head, longest_window
 from adapt.evaluation.likelihood import Reading, halves, read_documents
@@ -101,8 +101,7 @@ def score_model(
     if writer is not None:
         never_written(model, new_ids)
     reading = read_documents(model, tokenizer, held_out, label=f"{name}: domain text", **read)
-    domain = _measure(_scored(held_out, writer), seed, reading)
-    domain = replace(domain, fragmented=subject.fragmented(held_out))
+    domain = _measure(_scored(held_out, writer), seed, reading, subject.fragmented(held_out))
     general = None
     if texts:
         reading = read_documents(model, tokenizer, texts, label=f"{name}: general text", **read)
@@ -174,12 +173,17 @@ def _scored(texts: Sequence[str], writer: Any) -> list[str]:  # noqa: ANN401
     return list(texts) if writer is None else [halves(text)[1] for text in texts]
 
 
-def _measure(texts: Sequence[str], seed: int, reading: Reading) -> Likelihood:
-    return _likelihood([len(text.encode()) for text in texts], text_hash(texts), seed, reading)
+def _measure(
+    texts: Sequence[str], seed: int, reading: Reading, part: tuple[int, ...] = ()
+) -> Likelihood:
+    sizes = [len(text.encode()) for text in texts]
+    return _likelihood(sizes, text_hash(texts), seed, reading, part)
 
 
-def _likelihood(sizes: Sequence[int], data: str, seed: int, reading: Reading) -> Likelihood:
-    """Of what was read of documents, of which so many bytes each are scored."""
+def _likelihood(
+    sizes: Sequence[int], data: str, seed: int, reading: Reading, part: tuple[int, ...]
+) -> Likelihood:
+    """Of what was read of documents, of which so many bytes each are scored, and part is split."""
     if not np.isfinite(reading.bits).all():
         raise ModelError(
             "gives text no probability that is a number",
@@ -194,17 +198,23 @@ def _likelihood(sizes: Sequence[int], data: str, seed: int, reading: Reading) ->
             where=f"{len(sizes):,} held-out documents",
             fix="hold longer texts out, or write them: embeddings.units=both",
         )
-    new = None
-    if reading.new.any():
-        read = reading.positions > 0
-        new = ratio_interval(reading.new[read], reading.positions[read], seed)
     return Likelihood(
         tuple(round(float(b), 4) for b in reading.bits),
         tuple(bytes_.tolist()),
         ratio_interval(reading.bits[some], bytes_[some], seed),
         data,
-        new_token_share=new,
+        fragmented=part,
+        new_token_share=_new_token_share(reading, range(len(sizes)), seed),
+        share_on_fragmented=_new_token_share(reading, part, seed),
     )
+
+
+def _new_token_share(reading: Reading, rows: Sequence[int], seed: int) -> Interval | None:
+    """Mean over the positions of some documents; None where there are no new tokens."""
+    read = [i for i in rows if reading.positions[i]]
+    if not reading.new.any() or not read:
+        return None
+    return ratio_interval(reading.new[read], reading.positions[read], seed)
 
 
 def _masked_scores(
@@ -217,11 +227,12 @@ def _masked_scores(
 ) -> ModelScores:
     """Of a model that fills in hidden words, which answers no prompts."""
     domain, general = (
-        _pseudo(section, subject, tokenizers, read, seed, f"{subject.name}: {kind} text")
-        for kind, read in (("domain", held_out), ("general", texts))
+        _pseudo(section, subject, tokenizers, read, part, seed, f"{subject.name}: {kind} text")
+        for kind, read, part in (
+            ("domain", held_out, subject.fragmented(held_out)),
+            ("general", texts, ()),
+        )
     )
-    if domain is not None:
-        domain = replace(domain, fragmented=subject.fragmented(held_out))
     return ModelScores(domain, general, {})
 
 
@@ -230,6 +241,7 @@ def _pseudo(
     subject: Subject,
     tokenizers: Sequence[Any],
     texts: Sequence[str],
+    part: tuple[int, ...],
     seed: int,
     label: str,
 ) -> Likelihood | None:
@@ -255,7 +267,7 @@ def _pseudo(
         new_ids=subject.new_ids,
     )
     data = text_hash([text, *_cuts(cut)] for text, cut in zip(texts, words, strict=True))
-    found = _likelihood(sizes, data, seed, reading)
+    found = _likelihood(sizes, data, seed, reading, part)
     told = told_bits(tokenizer, texts, words) / sum(sizes)
     return replace(found, measure=MEASURE, told=told)
 

@@ -118,6 +118,9 @@ def _of_text(scores: ModelScores) -> Iterator[tuple[str, Interval, str]]:
             yield f"{one.measure}{FRAGMENTED} ↓", cut, f"{len(one.fragmented):,} documents"
         if one.new_token_share:
             yield f"probability on new tokens, {kind} text", one.new_token_share, documents
+        if one.share_on_fragmented:
+            documents = f"{len(one.fragmented):,} documents"
+            yield f"probability on new tokens{FRAGMENTED}", one.share_on_fragmented, documents
 
 
 def _of_tasks(scores: ModelScores) -> Iterator[tuple[str, Interval, str]]:

@@ -62,7 +62,7 @@ def ranking_table(ranked: Sequence[Ranked], title: str) -> Table:
     """Models and baselines of a classification task, the best first; baselines in italics."""
     drawn = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
     drawn.add_column("")
-    for column in ("accuracy ↑", "95 % interval", "macro-F1 ↑"):
+    for column in ("accuracy ↑", "95 % interval", "macro-F1 ↑", "accuracy, fragmented rows ↑"):
         drawn.add_column(column, justify="right")
     for row in ranked:
         accuracy = row.accuracy
@@ -71,6 +71,7 @@ def ranking_table(ranked: Sequence[Ranked], title: str) -> Table:
             f"{accuracy.value:.3f}",
             f"{accuracy.low:.3f} to {accuracy.high:.3f}",
             f"{row.macro_f1:.3f}",
+            "–" if row.fragmented is None else f"{row.fragmented:.3f}",
         )
     return drawn
 

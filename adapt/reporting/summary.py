@@ -19,6 +19,7 @@ from adapt.training.result import Trained
 from adapt.vocab import Vocabulary
 
 MODELS = ("base", "control", SAME_TIME, "adapted")
+_NEW = "probability on new tokens"
 _TOLD = "told by the number of masks, at most; bits per byte"
 
 
@@ -167,14 +168,18 @@ def _slice_rows(summary: Summary, models: list[str]) -> list[Row]:
     if len(scores) < len(models):
         return rows
     cut = next((one.fragmented for one in scores.values() if one.fragmented), ())
-    if cut and all(same_documents(one, scores[models[0]]) for one in scores.values()):
+    alike = all(same_documents(one, scores[models[0]]) for one in scores.values())
+    if cut and alike:
         found = {m: interval for m, one in scores.items() if (interval := on_slice(one, cut))}
         measure = f"{scores[models[0]].measure}{FRAGMENTED}"
         if found:
             rows.append(_interval_row(measure, "lower", models, found))
     shares = {m: one.new_token_share for m, one in scores.items() if one.new_token_share}
     if shares:
-        rows.append(_interval_row("probability on new tokens", "", models, shares))
+        rows.append(_interval_row(_NEW, "", models, shares))
+    part = {m: one.share_on_fragmented for m, one in scores.items() if one.share_on_fragmented}
+    if part and alike:
+        rows.append(_interval_row(_NEW + FRAGMENTED, "", models, part))
     told = {m: one.told for m, one in scores.items()}
     if None not in told.values():
         rows.append(Row(_TOLD, "", told, 3, {}))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapt.evaluation.bootstrap import Interval, paired_ratio_difference
-from adapt.evaluation.result import Baseline, ModelScores
+from adapt.evaluation.result import Baseline, ModelScores, TaskScores
 
 # Name, decimal places, what is better (empty: neither), and whether the main table has it.
 METRICS = {
@@ -46,12 +48,14 @@ class Ranked:
         accuracy: With its 95 % interval; where a text may have several labels, the share of texts
             whose labels are all right.
         macro_f1: Its macro-F1.
+        fragmented: Its accuracy on the fragmented rows; None where none are known.
     """
 
     name: str
     baseline: bool
     accuracy: Interval
     macro_f1: float
+    fragmented: float | None = None
 
 
 def baselines(scores: dict[str, ModelScores], task: str) -> dict[str, Baseline]:
@@ -69,13 +73,22 @@ def ranking(scores: dict[str, ModelScores], task: str) -> list[Ranked]:
     beside = baselines(scores, task)
     if not beside:
         return []
-    rows = [
-        Ranked(model, False, one.tasks[task].main, _macro_f1(one.tasks[task].metrics))
-        for model, one in scores.items()
-        if task in one.tasks
+    models = {model: one.tasks[task] for model, one in scores.items() if task in one.tasks}
+    part = next((one.fragmented for one in models.values() if one.fragmented), ())
+    entries: list[tuple[str, bool, TaskScores | Baseline]] = [
+        *((name, False, one) for name, one in models.items()),
+        *((name, True, one) for name, one in beside.items()),
     ]
-    rows += [Ranked(n, True, one.main, _macro_f1(one.metrics)) for n, one in beside.items()]
+    rows = [
+        Ranked(name, baseline, one.main, _macro_f1(one.metrics), _mean_of(one.each, part))
+        for name, baseline, one in entries
+    ]
     return sorted(rows, key=lambda row: row.accuracy.value, reverse=True)
+
+
+def _mean_of(each: Sequence[float], part: Sequence[int]) -> float | None:
+    """Of some rows; results of older versions may lack what each row scored."""
+    return statistics.fmean(each[i] for i in part) if each and part else None
 
 
 def _macro_f1(metrics: dict[str, float]) -> float:

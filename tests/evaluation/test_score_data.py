@@ -47,11 +47,14 @@ def test_figures_name_their_data_and_the_base_finds_the_slice(score, tiny_base):
     adapted = score("adapted", new_ids=[300, 301, 302])
     assert adapted.domain.data == base.domain.data
     assert adapted.domain.fragmented == ()  # nobody said what the base's tokenizer is
+    assert adapted.domain.share_on_fragmented is None
     share = adapted.domain.new_token_share
     assert 0 < share.low <= share.value <= share.high < 1
     assert share.value == pytest.approx(3 / 400, rel=0.5)  # untrained: about as any other three
 
-    named = score("mine", tokenizers=own)
+    named = score("mine", tokenizers=own, new_ids=[300, 301, 302])
     assert named.domain.fragmented == base.domain.fragmented
+    assert named.domain.share_on_fragmented.value == pytest.approx(3 / 400, rel=0.5)
+    assert named.domain.share_on_fragmented != named.domain.new_token_share
     for one in (base, adapted, named):
         assert ModelScores.from_json(json.loads(json.dumps(one.to_json()))) == one

@@ -77,7 +77,11 @@ def sliced(summary):
     scores = {
         "base": cut("base", fragmented=(0,)),
         "control": summary.scores["control"],
-        "adapted": cut("adapted", new_token_share=Interval(0.125, 0.1, 0.15)),
+        "adapted": cut(
+            "adapted",
+            new_token_share=Interval(0.125, 0.1, 0.15),
+            share_on_fragmented=Interval(0.25, 0.2, 0.3),
+        ),
     }
     comparisons = {k: replace(v, figures=FIGURES) for k, v in summary.comparisons.items()}
     return replace(summary, scores=scores, comparisons=comparisons)
@@ -92,6 +96,7 @@ def test_reports_show_the_slice_the_share_and_the_tests(sliced, summary):
         "control": None,
         "adapted": 0.125,
     }
+    assert rows["probability on new tokens, fragmented text"].values["adapted"] == 0.25
     assert not {row.measure for row in table(summary)} & {cut.measure, "probability on new tokens"}
     page = render(sliced)
     assert "fragmented text" in page

@@ -65,6 +65,20 @@ def test_models_and_baselines_stand_in_one_order(judged, summary):
     assert ranking(summary.scores, "organ") == []
 
 
+def test_baselines_stand_beside_models_on_fragmented_rows_too(judged):
+    base = judged.scores["base"]
+    cut = replace(base.tasks["organ"], fragmented=(0, 1, 49))
+    scores = {**judged.scores, "base": replace(base, tasks={**base.tasks, "organ": cut})}
+    for row in ranking(scores, "organ"):
+        each = (
+            scores["base"].tasks["organ"].baselines[row.name].each
+            if row.baseline
+            else scores[row.name].tasks["organ"].each
+        )
+        assert row.fragmented == pytest.approx((each[0] + each[1] + each[49]) / 3)
+    assert {row.fragmented for row in ranking(judged.scores, "organ")} == {None}
+
+
 def test_the_main_table_has_few_metrics_and_the_task_all(judged):
     measures = [row.measure for row in table(judged)]
     assert "organ: macro-F1" in measures
