@@ -14,7 +14,9 @@ from adapt.recipe.evaluation import ClassificationTask
 from adapt.recipe.training import TrainingSection
 from adapt.recipe.vocabulary import TokenizerSection
 
-_TIMED_TEXTS = 5 * 48 + 32  # `evaluation.reading.ReadingLoad`
+# `evaluation.reading.ReadingLoad`: what is read in turns, four characters a token, and one by one.
+_TIMED_TOKENS = (7 + 1) * 24_000 // 4
+_TIMED_TEXTS = 7 * 16
 _AUTO = 2000  # units to reckon with where the run is to find the number
 
 
@@ -179,20 +181,20 @@ def evaluation_tokens(recipe: Recipe) -> int:
     steps of decoding, each of which took as long as reading 32 tokens (SmolLM2 on two cores). Of
     the control of the same time only the likelihood is measured, or what its head says. A model
     that fills in hidden words reads a document once for each of its tokens; that is reckoned as if
-    the text allowed were in as many documents as are allowed. What only reads is timed on 5 turns
-    of 48 texts, and one of 32.
+    the text allowed were in as many documents as are allowed. What only reads is timed by
+    `_timed_tokens`.
     """
     section = recipe.evaluation
     if recipe.training.classifies:
         rows = [task.max_documents or section.max_documents for task in section.tasks]
         models = 1 + section.control + section.times_control
-        timed = (1 + section.control) * _TIMED_TEXTS
-        return (models * sum(rows) + timed) * section.max_length // 2
+        timed = (1 + section.control) * _timed_tokens(section.max_length)
+        return models * sum(rows) * section.max_length // 2 + timed
     if recipe.training.fills_masks:
         models = 2 + section.control
         pieces = 2 * section.max_bytes // 4
         window = min(section.max_length, max(1, section.max_bytes // 4 // section.max_documents))
-        timed = models * _TIMED_TEXTS * section.max_length // 2
+        timed = models * _timed_tokens(section.max_length)
         return (models + section.times_control) * pieces * window + timed
     tasks = sum(
         (task.max_documents or section.max_documents)
@@ -202,6 +204,11 @@ def evaluation_tokens(recipe: Recipe) -> int:
     text = 2 * section.max_bytes // 4
     models = 2 + section.control
     return models * (text + tasks + 4 * 160 * 32) + section.times_control * text
+
+
+def _timed_tokens(max_length: int) -> int:
+    """Tokens that a model which only reads is timed on."""
+    return _TIMED_TOKENS + _TIMED_TEXTS * max_length // 2
 
 
 def _operations_per_second(dtype: object) -> float:

@@ -90,6 +90,15 @@ def forecast(recipe: Recipe, *, steps: int | None = None) -> Forecast:
         AdaptError: A stage or a probe failed.
     """
     prepared = Preparation(recipe)
+    with prepared.alone():
+        found = _forecast(prepared, steps)
+        write_json(prepared.workspace.reports / FILE, found.to_json())
+    return found
+
+
+def _forecast(prepared: Preparation, steps: int | None) -> Forecast:
+    """See `forecast`."""
+    recipe = prepared.recipe
     prepared.build_tokenizer()
     adapted, corpus = prepared.adapted_base(), prepared.corpus()
     base = prepared.base()
@@ -111,7 +120,7 @@ def forecast(recipe: Recipe, *, steps: int | None = None) -> Forecast:
         measured = [probe(after, steps=steps or TIMED)]
     shapes = _shapes(recipe, corpus, after, before, cache)
     lines = _training_lines(recipe, measured, shapes)
-    found = Forecast(
+    return Forecast(
         (
             Line(
                 "corpus, vocabulary and rows",
@@ -127,8 +136,6 @@ def forecast(recipe: Recipe, *, steps: int | None = None) -> Forecast:
         benefit,
         _sentence(recipe, adapted.added, benefit) if benefit else _kept(prepared),
     )
-    write_json(prepared.workspace.reports / FILE, found.to_json())
-    return found
 
 
 def _shapes(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import platform
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapt import fertility
 from adapt.preparation import Preparation
-from adapt.processes import Processes, use_all_cores
+from adapt.processes import Processes, is_main, use_all_cores
 from adapt.recipe import Recipe, dump_recipe
 from adapt.scoring import Scoring
 from adapt.tuning import Tuning
@@ -53,15 +54,22 @@ class Pipeline:
         check_launcher(self.recipe.training)
         processes = Processes()
         use_all_cores()
-        processes.main_first(self.prepared.all)
-        self.tuned.adapter()
-        self.tuned.controls()
-        if not processes.leave():
-            return None
-        summary = self.summary()
-        self.track(summary)
-        self.publish(summary)
-        return summary
+        with ExitStack() as held:
+
+            def prepare() -> None:
+                if is_main():
+                    held.enter_context(self.prepared.alone())
+                self.prepared.all()
+
+            processes.main_first(prepare)
+            self.tuned.adapter()
+            self.tuned.controls()
+            if not processes.leave():
+                return None
+            summary = self.summary()
+            self.track(summary)
+            self.publish(summary)
+            return summary
 
     def summary(self) -> Summary:
         """Scores all models, compares them, and writes the reports."""

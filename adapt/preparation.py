@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,6 +60,17 @@ class Preparation:
         """The corpus and vocabulary stages alone, and what they save."""
         self._open_run_folder()
         return self.fertility()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other processes out of the run folder until the block ends.
+
+        Raises:
+            WorkspaceError: One is at work in it, or it holds something else.
+        """
+        self.workspace.claim(self.recipe.name, self.recipe.model.base)
+        with self.workspace.held():
+            yield
 
     def _open_run_folder(self) -> None:
         self.workspace.claim(self.recipe.name, self.recipe.model.base)

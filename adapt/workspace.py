@@ -17,6 +17,7 @@ from typing import Any
 
 from adapt.errors import WorkspaceError
 
+_LOCK = "run.lock"
 _SWEPT_AFTER = 86_400  # seconds: age of an unfinished folder that no process holds
 _PIECES, _PIECE = 64, 16_384  # of a large file: how many are looked at, and bytes of each
 
@@ -114,9 +115,9 @@ class Workspace:
             raise WorkspaceError(
                 "cannot be written to", where=str(place), fix="choose another output_dir"
             )
-        # A crash in the very first write leaves nothing but an unfinished recipe.
-        unfinished = f".{self.recipe.name}."
-        if place != root or all(p.name.startswith(unfinished) for p in root.iterdir()):
+        # A crash in the very first write leaves nothing but the lock and an unfinished recipe.
+        first = (_LOCK, f".{self.recipe.name}.")
+        if place != root or all(p.name.startswith(first) for p in root.iterdir()):
             return
         try:
             import yaml
@@ -136,6 +137,30 @@ class Workspace:
                 got=f"{name}, {base}",
                 fix="choose another output_dir",
             )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps the folder for this process until the block ends; one that dies lets go of it.
+
+        Raises:
+            WorkspaceError: Another process keeps it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / _LOCK).open("a") as file:
+            try:
+                import fcntl  # not on Windows
+
+                # Not `flock`, which a child that outlives its parent would go on holding.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise WorkspaceError(
+                    "another process is at work in it",
+                    where=str(self.root),
+                    fix="wait until it ends, or choose another output_dir",
+                ) from None
+            except (ImportError, OSError):  # a disk without locks
+                pass
+            yield
 
     def finished(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
         """The manifest of a stage that is done with the same inputs, else None."""

@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapt.errors import WorkspaceError
+from adapt.pipeline import Pipeline
+from adapt.recipe import load_recipe
 from adapt.workspace import (
     Workspace,
     digest,
@@ -223,7 +225,49 @@ def test_claim_accepts_new_empty_and_own(tmp_path):
 
 def test_claim_accepts_what_a_crash_in_the_first_write_leaves(tmp_path):
     (tmp_path / ".recipe.yaml.x1y2").write_text("name: medi")
+    with Workspace(tmp_path).held():
+        claim(tmp_path)
     claim(tmp_path)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from adapt.workspace import Workspace
+with Workspace(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A process that holds the folder `run`."""
+    pipe = subprocess.PIPE
+    code = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(code, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def test_one_process_at_a_time_works_in_a_folder(other, tmp_path):
+    with (
+        pytest.raises(WorkspaceError, match="another process is at work"),
+        Workspace(tmp_path / "run").held(),
+    ):
+        pass
+    other.kill()
+    other.wait()
+    with Workspace(tmp_path / "run").held():
+        pass
+
+
+def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(other, tmp_path, tiny_recipe):
+    recipe = load_recipe(tiny_recipe())
+    with pytest.raises(WorkspaceError, match="another process is at work"):
+        Pipeline(recipe).run()
+    assert names(Path(recipe.output_dir)) == ["run.lock"]
 
 
 @pytest.mark.parametrize(("name", "base"), [("legal", "org/model"), ("medical", "org/other")])

@@ -105,7 +105,8 @@ def build(
     from adapt.reporting.console import fertility_table
 
     prepared = Preparation(resolved)
-    result = prepared.build_tokenizer()
+    with prepared.alone():
+        result = prepared.build_tokenizer()
     for kind, measured in (("domain", result.domain), ("general", result.general)):
         if measured:
             title = f"held-out {kind} text: {measured[0].documents:,} documents"

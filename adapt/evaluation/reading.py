@@ -25,18 +25,21 @@ class ReadingLoad:
     """What a model that writes no text is given to do in every round; the same for all.
 
     Attributes:
-        documents: Texts read in batches.
+        documents: Texts read in batches, at most.
         characters: Of a text, at most.
+        total: Of all texts, at most, but for a first one that is longer. Of short texts it takes
+            many to fill a turn that is long enough to time.
         batch_size: Texts at once, those of like length together.
         requests: Of these texts so many are read one at a time as well.
         rounds: Turns of each model that are counted.
     """
 
-    documents: int = 32
+    documents: int = 256
     characters: int = 2_000
+    total: int = 24_000
     batch_size: int = 8
     requests: int = 16
-    rounds: int = 5
+    rounds: int = 7
 
 
 def measure_reading(
@@ -96,12 +99,16 @@ def _texts(
         return any(length > min(max_length, own) for length, own in lengths)
 
     found: list[str] = []
+    room = load.total
     for whole in random.Random(seed).sample(list(texts), len(texts)):
         text = whole.lstrip()  # so that what is left of it is never blank
         while len(text) > 1 and too_long(text):
             text = text[: min(load.characters, len(text) * 3 // 4)].rpartition(" ")[0] or text[:1]
+        if found and len(text) > room:
+            break
         if text:
             found.append(text)
+            room -= len(text)
         if len(found) == load.documents:
             break
     return found

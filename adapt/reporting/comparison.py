@@ -57,7 +57,10 @@ def probability(p_value: float) -> str:
 def explained(figures: Sequence[Figure]) -> str:
     """What stands in the columns, in a line."""
     tests = sorted({figure.test for figure in figures if figure.test})
-    said = "in brackets 95 % bootstrap intervals, of differences paired by document"
+    said = (
+        "in brackets 95 % bootstrap intervals, of differences paired by document; another training "
+        "seed is not in them"
+    )
     return f"{said}; p: two-sided, {' or '.join(tests)}" if tests else said
 
 

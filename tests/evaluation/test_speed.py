@@ -4,6 +4,7 @@ Nothing here compares times: on a busy machine no order of them is certain.
 """
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -236,6 +237,13 @@ def test_no_model_is_given_more_than_it_reads(readers):
     assert measure_reading({"a": readers.candidate("a")}, [" ", ""], ROWS, max_length=9) == {}
 
 
+@pytest.mark.parametrize(("total", "texts"), [(1, 1), (120, 2), (10_000, 5)])
+def test_a_turn_is_as_long_for_short_texts_as_for_long_ones(readers, total, texts):
+    load = replace(ROWS, total=total)
+    found = measure_reading({"a": readers.candidate("a")}, TEXTS, load, max_length=128)["a"]
+    assert found.documents == texts
+
+
 def test_a_text_is_cut_at_the_models_positions_where_the_tokenizer_names_none(readers):
     """Else it counts as read to its end, and more of it is cut off with shorter tokens."""
     readers.tokenizer.model_max_length = 10**30
@@ -272,7 +280,8 @@ def test_a_decoder_without_padding_reads_one_text_at_a_time(tiny_base):
 
 def test_a_check_reckons_with_the_timing_that_there_is():
     load = ReadingLoad()
-    assert load.rounds * (load.documents + load.requests) + load.documents == estimate._TIMED_TEXTS
+    assert (load.rounds + 1) * load.total // 4 == estimate._TIMED_TOKENS
+    assert load.rounds * load.requests == estimate._TIMED_TEXTS
 
 
 def test_results_of_older_versions_are_read(watched):
