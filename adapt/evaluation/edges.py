@@ -37,10 +37,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from adapt.evaluation.bootstrap import paired_ratio_difference, ratio_interval
+from adapt.evaluation.bootstrap import Interval, paired_ratio_difference, ratio_interval
 from adapt.evaluation.result import EdgeScores
 from adapt.generation import Pieces, heal, pieces_of
 from adapt.progress import watched
@@ -57,11 +58,13 @@ class Cut:
     """A text, cut before a space.
 
     Attributes:
+        document: Which text it is of, from 0.
         before: What a prompt would be.
         after: What is scored, beginning with the space.
         beyond: What follows that; only encoded.
     """
 
+    document: int
     before: str
     after: str
     beyond: str
@@ -88,6 +91,7 @@ class _Question:
 class _Asked:
     """A cut under one tokenizer: both ways, and whether the text's own tokens cross the cut."""
 
+    document: int
     plain: _Question
     healed: list[_Question]
     dropped: bool
@@ -105,6 +109,7 @@ def edge_scores(
     batch_size: int,
     seed: int,
     label: str,
+    part: Sequence[int] = (),
 ) -> EdgeScores | None:
     """Bits per byte of what follows cuts in documents, plain and healed.
 
@@ -117,6 +122,7 @@ def edge_scores(
         batch_size: Rows at once.
         seed: Of the cuts and of the bootstrap.
         label: For the progress bar.
+        part: Which texts are fragmented (`slices.fragmented`).
 
     Returns:
         None where no text can be cut, or the tokens do not spell what follows a cut, as those of
@@ -132,17 +138,27 @@ def edge_scores(
     bits = iter(_bits(model, [question for way in ways for question in way], batch_size, label))
     # Answers of one way exclude each other, so their probabilities add up.
     each = [-float(np.logaddexp2.reduce([-next(bits) for _ in way])) for way in ways]
-    plain, healed = each[::2], each[1::2]
-    bytes_ = [one.bytes_ for one in asked]
+    bits_and_bytes = np.column_stack([each[::2], each[1::2], [one.bytes_ for one in asked]])
+    split = {*part}
+    some = [place for place, one in enumerate(asked) if one.document in split]
     return EdgeScores(
         cuts=len(asked),
-        bytes_=sum(bytes_),
+        bytes_=sum(one.bytes_ for one in asked),
         dropped_share=sum(one.dropped for one in asked) / len(asked),
         crossed_share=sum(one.crossed for one in asked) / len(asked),
-        plain=ratio_interval(plain, bytes_, seed),
-        healed=ratio_interval(healed, bytes_, seed),
-        difference=paired_ratio_difference(healed, plain, bytes_, seed),
+        **_intervals(bits_and_bytes, seed),
+        on_fragmented=_intervals(bits_and_bytes[some], seed) if some else {},
     )
+
+
+def _intervals(cuts: NDArray[np.float64], seed: int) -> dict[str, Interval]:
+    """Of both ways and their difference; bits plain, bits healed and bytes of each, (cuts, 3)."""
+    plain, healed, bytes_ = cuts.T
+    return {
+        "plain": ratio_interval(plain, bytes_, seed),
+        "healed": ratio_interval(healed, bytes_, seed),
+        "difference": paired_ratio_difference(healed, plain, bytes_, seed),
+    }
 
 
 def cut_points(texts: Sequence[str], count: int, max_bytes: int, seed: int) -> list[Cut]:
@@ -163,16 +179,16 @@ def cut_points(texts: Sequence[str], count: int, max_bytes: int, seed: int) -> l
         places.append(draw.sample(found, len(found)))
     turns = range(max(map(len, places), default=0))
     drawn = (
-        (t, p[turn]) for turn in turns for t, p in zip(texts, places, strict=True) if turn < len(p)
+        (i, found[turn]) for turn in turns for i, found in enumerate(places) if turn < len(found)
     )
-    return [_cut(text, place, max_bytes) for text, place in islice(drawn, count)]
+    return [_cut(i, texts[i], place, max_bytes) for i, place in islice(drawn, count)]
 
 
-def _cut(text: str, place: int, max_bytes: int) -> Cut:
+def _cut(document: int, text: str, place: int, max_bytes: int) -> Cut:
     before = text[:place].encode()[-_BEFORE:].decode(errors="ignore")
     after = text[place:].encode()[:max_bytes].decode(errors="ignore")
     beyond = text[place + len(after) :].encode()[:_BEYOND].decode(errors="ignore")
-    return Cut(before, after, beyond)
+    return Cut(document, before, after, beyond)
 
 
 # -- questions ------------------------------------------------------------------------------
@@ -201,7 +217,12 @@ def _ask(tokenizer: Any, cut: Cut) -> _Asked | None:  # noqa: ANN401
         if healed[0] == healed[-1]:
             del healed[1:]
     return _Asked(
-        plain, healed, bool(left.prefix), _crosses(pieces, whole, len(following)), len(after)
+        document=cut.document,
+        plain=plain,
+        healed=healed,
+        dropped=bool(left.prefix),
+        crossed=_crosses(pieces, whole, len(following)),
+        bytes_=len(after),
     )
 
 

@@ -88,9 +88,8 @@ class Ece(LocalMetric):
     def _score(
         self, predictions: list[str], references: list[str], confidences: list[float]
     ) -> dict[str, float]:
-        bins = calibration(confidences, accuracy_each(predictions, references))
-        gaps = (one.rows * abs(one.accuracy - one.confidence) for one in bins)
-        return {"ece": sum(gaps) / len(predictions)}
+        right = accuracy_each(predictions, references)
+        return {"ece": calibration_error(confidences, right)(np.arange(len(right)))}
 
 
 # -- sets of labels ---------------------------------------------------------------------------
@@ -168,6 +167,24 @@ def calibration(confidences: Sequence[float], right: NDArray[np.float64]) -> tup
         Bin(float(sums[i] / rows[i]), float(hits[i] / rows[i]), int(rows[i]))
         for i in np.flatnonzero(rows)
     )
+
+
+def calibration_error(
+    confidences: Sequence[float], right: NDArray[np.float64]
+) -> Callable[[NDArray[np.int64]], float]:
+    """The expected calibration error of chosen rows; of all rows it is what `Ece` says.
+
+    Args:
+        confidences: As for `calibration`.
+        right: The same.
+    """
+    sure = np.asarray(confidences, dtype=np.float64)
+
+    def error(rows: NDArray[np.int64]) -> float:
+        bins = calibration(sure[rows].tolist(), right[rows])
+        return sum(one.rows * abs(one.accuracy - one.confidence) for one in bins) / len(rows)
+
+    return error
 
 
 def accuracy_each(predictions: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:

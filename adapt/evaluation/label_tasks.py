@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapt.evaluation.baselines import BASELINES
-from adapt.evaluation.bootstrap import mean_interval
 from adapt.evaluation.classification import (
     NEUTRAL,
     Classified,
@@ -19,12 +18,13 @@ from adapt.evaluation.classification import (
     few_shot_examples,
     predict,
 )
-from adapt.evaluation.figures import Columns
+from adapt.evaluation.figures import Columns, baseline_of
 from adapt.evaluation.heads import has_head
 from adapt.evaluation.label_metrics import (
     Ece,
     accuracy_each,
     calibration,
+    calibration_error,
     class_scores,
     label_statistics,
 )
@@ -73,6 +73,7 @@ def score_labels(
         writer=subject.writer,
     )
     texts = [str(row[task.text]) for row in rows]
+    part = subject.fragmented(texts)
     given = texts if method == "head" else asked
     found = predict(subject.model, subject.tokenizer, given, labels, options, method)
     baselines = {}
@@ -80,11 +81,11 @@ def score_labels(
         known = [str(row[task.text]) for row in train]
         for name, baseline in BASELINES.items():
             said = baseline(known, shown[1], texts, seed)
-            baselines[name] = _baseline(said, references, seed)
+            baselines[name] = _baseline(said, references, seed, part)
         if task.shots and method in ("likelihood", "constrained"):
             said = predict(subject.model, subject.tokenizer, asked, labels, options, "few_shot")
             baselines[f"{subject.name}, {task.shots} examples shown"] = _baseline(
-                said, references, seed
+                said, references, seed, part
             )
     settings = {
         **task.model_dump(include={"normalize", "calibrate", "num_beams", "shots"}),
@@ -102,7 +103,7 @@ def score_labels(
         settings,
         seed,
         place_of(task, subject, predictions),
-        subject.fragmented(texts),
+        part,
     )
 
 
@@ -162,11 +163,14 @@ def _label_figures(
     """Metrics, and what they and right or wrong of each row are made of."""
     pairs = {"predictions": found.answers, "references": list(references)}
     metrics = combined("classification").compute(**pairs)
-    metrics |= Ece().compute(**pairs, confidences=_confidences(found))
+    sure = _confidences(found)
+    metrics |= Ece().compute(**pairs, confidences=sure)
     each = accuracy_each(found.answers, references)
-    # With one label a row the micro-F1 is the accuracy.
-    means = {_MAIN: each, "micro_f1": each}
-    return metrics, Columns(means, statistics=label_statistics(found.answers, references))
+    return metrics, Columns(
+        means={_MAIN: each, "micro_f1": each},  # with one label a row the two are the same
+        statistics=label_statistics(found.answers, references),
+        shares={"ece": calibration_error(sure, each)},
+    )
 
 
 def _confidences(found: Classified) -> list[float]:
@@ -174,10 +178,10 @@ def _confidences(found: Classified) -> list[float]:
     return [float(sure) for sure in np.minimum(found.confidence, 1.0)]
 
 
-def _baseline(found: Classified, references: Sequence[str], seed: int) -> Baseline:
-    metrics, figures = _label_figures(found, references)
-    each = figures.means[_MAIN]
-    return Baseline(metrics, mean_interval(each, seed), tuple(each.tolist()))
+def _baseline(
+    found: Classified, references: Sequence[str], seed: int, part: tuple[int, ...]
+) -> Baseline:
+    return baseline_of(*_label_figures(found, references), _MAIN, seed, part)
 
 
 def _probability_of(found: Classified, references: Sequence[str]) -> NDArray[np.float64]:

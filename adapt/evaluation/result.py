@@ -87,11 +87,13 @@ class Baseline:
         metrics: By the names of `adapt.evaluation.metrics`.
         main: The task's main metric with its interval.
         each: The main metric of each row.
+        on_fragmented: 95 % intervals of its metrics on the fragmented rows (`TaskScores`).
     """
 
     metrics: dict[str, float]
     main: Interval
     each: tuple[float, ...] = ()
+    on_fragmented: dict[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ class EdgeScores:
         plain: Bits per byte after the prompt's own tokens, with its 95 % bootstrap interval.
         healed: The same with token healing.
         difference: Healed minus plain, paired by cut; below zero, healing helps.
+        on_fragmented: The three on the cuts in fragmented documents, by name; empty where none is.
     """
 
     cuts: int
@@ -168,6 +171,7 @@ class EdgeScores:
     plain: Interval
     healed: Interval
     difference: Interval
+    on_fragmented: dict[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -316,7 +320,12 @@ def _likelihood(record: dict[str, Any]) -> Likelihood:
 
 def _task(record: dict[str, Any]) -> TaskScores:
     baselines = {
-        name: Baseline(one["metrics"], Interval(**one["main"]), tuple(one["each"]))
+        name: Baseline(
+            one["metrics"],
+            Interval(**one["main"]),
+            tuple(one["each"]),
+            _intervals(one.get("on_fragmented", {})),
+        )
         for name, one in record.get("baselines", {}).items()
     }
     changed = {
@@ -343,4 +352,5 @@ def _edge(record: dict[str, Any] | None) -> EdgeScores | None:
     if record is None:
         return None
     intervals = {name: Interval(**record[name]) for name in ("plain", "healed", "difference")}
-    return EdgeScores(**{**record, **intervals})
+    part = _intervals(record.get("on_fragmented", {}))
+    return EdgeScores(**{**record, **intervals, "on_fragmented": part})

@@ -101,7 +101,8 @@ def score_model(
     if writer is not None:
         never_written(model, new_ids)
     reading = read_documents(model, tokenizer, held_out, label=f"{name}: domain text", **read)
-    domain = _measure(_scored(held_out, writer), seed, reading, subject.fragmented(held_out))
+    part = subject.fragmented(held_out)
+    domain = _measure(_scored(held_out, writer), seed, reading, part)
     general = None
     if texts:
         reading = read_documents(model, tokenizer, texts, label=f"{name}: general text", **read)
@@ -118,6 +119,7 @@ def score_model(
             batch_size=section.per_device_eval_batch_size,
             seed=seed,
             label=f"{name}: edges of prompts",
+            part=part,
         )
     harness = {}
     if section.harness:

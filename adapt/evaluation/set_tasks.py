@@ -10,12 +10,11 @@ import evaluate
 import numpy as np
 
 from adapt.evaluation.baselines import SET_BASELINES
-from adapt.evaluation.bootstrap import mean_interval
-from adapt.evaluation.figures import Columns
+from adapt.evaluation.figures import Columns, baseline_of
 from adapt.evaluation.heads import THRESHOLD, class_names, logits_of, several
 from adapt.evaluation.label_metrics import set_class_scores, set_statistics
 from adapt.evaluation.metrics import SETS
-from adapt.evaluation.result import Baseline, TaskScores
+from adapt.evaluation.result import TaskScores
 from adapt.evaluation.tasks import Rows, Subject, extremes, place_of, write_rows
 from adapt.recipe.evaluation import ClassificationTask, EvaluationSection
 
@@ -62,9 +61,8 @@ def score_label_sets(
     if subject.baselines:
         known = [str(row[task.text]) for row in train], [task.labels_of(row) for row in train]
         for name, baseline in SET_BASELINES.items():
-            beside, guessed = _figures(baseline(*known, texts, seed), references)
-            right = guessed.means[_MAIN]
-            baselines[name] = Baseline(beside, mean_interval(right, seed), tuple(right.tolist()))
+            guessed = _figures(baseline(*known, texts, seed), references)
+            baselines[name] = baseline_of(*guessed, _MAIN, seed, part)
     join = f"{task.label_separator} ".join
     said, expected = [join(one) for one in found], [join(one) for one in references]
     settings = {

@@ -137,8 +137,8 @@ class _Distinct(LocalMetric):
     size: ClassVar[int]
 
     def _score(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        found = [gram for text in predictions for gram in grams(words(text), self.size)]
-        return {f"distinct_{self.size}": len(set(found)) / max(len(found), 1)}
+        share = distinct_share(predictions, self.size)
+        return {f"distinct_{self.size}": share(np.arange(len(predictions)))}
 
 
 class Distinct1(_Distinct):
@@ -219,7 +219,7 @@ def chrf_each(predictions: Sequence[str], references: Sequence[str]) -> NDArray[
     )
 
 
-# -- statistics to resample ---------------------------------------------------------------------
+# -- statistics of chosen rows ------------------------------------------------------------------
 
 
 def text_statistics(
@@ -234,6 +234,26 @@ def text_statistics(
         counts = np.array(scorer._extract_corpus_statistics(list(predictions), [list(references)]))
         found[name] = partial(_summed, scorer, counts)
     return found
+
+
+def distinct_share(predictions: Sequence[str], size: int) -> Callable[[NDArray[np.int64]], float]:
+    """Different n-grams of words over all n-grams, in chosen answers together; 0 of none.
+
+    Args:
+        predictions: Answers.
+        size: Words of an n-gram.
+    """
+    ids: dict[tuple[str, ...], int] = {}
+    found = [
+        np.array([ids.setdefault(gram, len(ids)) for gram in grams(words(text), size)], dtype=int)
+        for text in predictions
+    ]
+
+    def share(rows: NDArray[np.int64]) -> float:
+        counts = np.bincount(np.concatenate([found[row] for row in rows]), minlength=1)
+        return float((counts > 0).sum() / max(counts.sum(), 1))
+
+    return share
 
 
 def _summed(scorer: Any, counts: NDArray[np.int64], rows: NDArray[np.int64]) -> float:  # noqa: ANN401

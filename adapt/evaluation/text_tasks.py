@@ -23,6 +23,7 @@ from adapt.evaluation.text_metrics import (
     Rouge2,
     RougeL,
     chrf_each,
+    distinct_share,
     rouge_reads,
     text_statistics,
 )
@@ -93,7 +94,12 @@ def score_texts(
         )
     ratios = _ratios(subject, done, said, references, terms)
     metrics = combined("generation").compute(predictions=said, references=references)
-    figures = Columns(means | extra, ratios, text_statistics(said, references))
+    figures = Columns(
+        means=means | extra,
+        ratios=ratios,
+        statistics=text_statistics(said, references),
+        shares={f"distinct_{size}": distinct_share(said, size) for size in (1, 2, 3)},
+    )
     intervals = figures.intervals(seed)
     metrics |= {name: intervals[name].value for name in (*extra, *ratios)}
     pairs = zip(asked, references, strict=True)

@@ -113,14 +113,16 @@ def _on_part(row: Row) -> bool:
 
 def _fragmented(summary: Summary) -> Measured:
     """On the documents that the run's own base cuts most: other bases may name others."""
-    rows = [row for row in likelihood_rows(summary, "domain") if _on_part(row)]
+    known = [*likelihood_rows(summary, "domain"), *edge_rows(summary)]
+    rows = [row for row in known if _on_part(row)]
     found = [one.domain.fragmented for one in summary.scores.values() if one.domain]
     part = next((one for one in found if one), ())
     return rows, _likelihood_data(summary, "domain", part)
 
 
 def _edges(summary: Summary) -> Measured:
-    return edge_rows(summary), _likelihood_data(summary, "domain")
+    rows = [row for row in edge_rows(summary) if not _on_part(row)]
+    return rows, _likelihood_data(summary, "domain")
 
 
 def _task(task: str, *, on_part: bool = False) -> Callable[[Summary], Measured]:

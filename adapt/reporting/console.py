@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from adapt.evaluation.compare import FRAGMENTED
 from adapt.fertility import RENYI_ALPHA, Fertility, SplitWord
 from adapt.reporting.audit import audit_sentence
 from adapt.reporting.comparison import comparison_table, explained
@@ -62,8 +63,10 @@ def ranking_table(ranked: Sequence[Ranked], title: str) -> Table:
     """Models and baselines of a classification task, the best first; baselines in italics."""
     drawn = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
     drawn.add_column("")
-    for column in ("accuracy ↑", "95 % interval", "macro-F1 ↑", "accuracy, fragmented rows ↑"):
+    for column in ("accuracy ↑", "95 % interval", "macro-F1 ↑"):
         drawn.add_column(column, justify="right")
+    for column in ("accuracy", "macro-F1"):
+        drawn.add_column(f"{column}{FRAGMENTED} ↑", justify="right")
     for row in ranked:
         accuracy = row.accuracy
         drawn.add_row(
@@ -71,7 +74,10 @@ def ranking_table(ranked: Sequence[Ranked], title: str) -> Table:
             f"{accuracy.value:.3f}",
             f"{accuracy.low:.3f} to {accuracy.high:.3f}",
             f"{row.macro_f1:.3f}",
-            "–" if row.fragmented is None else f"{row.fragmented:.3f}",
+            *(
+                "–" if part is None else f"{part:.3f}"
+                for part in (row.fragmented, row.fragmented_macro_f1)
+            ),
         )
     return drawn
 

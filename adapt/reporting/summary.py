@@ -287,11 +287,13 @@ def edge_rows(summary: Summary) -> list[Row]:
     """What follows a prompt's end, plain and healed; no rows where it was not measured."""
     edges = {m: summary.scores[m].edge for m in MODELS if m in summary.scores}
     known = {m: edge for m, edge in edges.items() if edge is not None}
-    rows = []
+    rows, part = [], []
     for way in ("plain", "healed", "difference") if known else ():
-        found: dict[str, Interval] = {m: getattr(edge, way) for m, edge in known.items()}
-        values = {m: found[m].value if m in found else None for m in edges}
-        intervals = {m: (f.low, f.high) for m, f in found.items()}
         name = "healed minus plain" if way == "difference" else way
-        rows.append(Row(f"bits per byte after a cut, {name}", "lower", values, 3, intervals))
-    return rows
+        measure = f"bits per byte after a cut, {name}"
+        found: dict[str, Interval] = {m: getattr(edge, way) for m, edge in known.items()}
+        rows.append(_interval_row(measure, "lower", list(edges), found))
+        cut = {m: i for m, edge in known.items() if (i := edge.on_fragmented.get(way))}
+        if cut:
+            part.append(_interval_row(measure + FRAGMENTED, "lower", list(edges), cut))
+    return rows + part

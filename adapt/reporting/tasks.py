@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapt.evaluation.bootstrap import Interval, paired_ratio_difference
@@ -38,6 +36,9 @@ METRICS = {
 }
 
 
+_OF_SETS = {"accuracy": "subset_accuracy", "macro_f1": "set_macro_f1"}
+
+
 @dataclass(frozen=True)
 class Ranked:
     """A model or a baseline on a classification task.
@@ -48,7 +49,8 @@ class Ranked:
         accuracy: With its 95 % interval; where a text may have several labels, the share of texts
             whose labels are all right.
         macro_f1: Its macro-F1.
-        fragmented: Its accuracy on the fragmented rows; None where none are known.
+        fragmented: The first on the fragmented rows; None where none are known.
+        fragmented_macro_f1: The second on them.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Ranked:
     accuracy: Interval
     macro_f1: float
     fragmented: float | None = None
+    fragmented_macro_f1: float | None = None
 
 
 def baselines(scores: dict[str, ModelScores], task: str) -> dict[str, Baseline]:
@@ -74,26 +77,32 @@ def ranking(scores: dict[str, ModelScores], task: str) -> list[Ranked]:
     if not beside:
         return []
     models = {model: one.tasks[task] for model, one in scores.items() if task in one.tasks}
-    part = next((one.fragmented for one in models.values() if one.fragmented), ())
     entries: list[tuple[str, bool, TaskScores | Baseline]] = [
         *((name, False, one) for name, one in models.items()),
         *((name, True, one) for name, one in beside.items()),
     ]
     rows = [
-        Ranked(name, baseline, one.main, _macro_f1(one.metrics), _mean_of(one.each, part))
+        Ranked(
+            name,
+            baseline,
+            one.main,
+            one.metrics[_named(one.metrics, "macro_f1")],
+            *(_on_fragmented(one, metric) for metric in ("accuracy", "macro_f1")),
+        )
         for name, baseline, one in entries
     ]
     return sorted(rows, key=lambda row: row.accuracy.value, reverse=True)
 
 
-def _mean_of(each: Sequence[float], part: Sequence[int]) -> float | None:
-    """Of some rows; results of older versions may lack what each row scored."""
-    return statistics.fmean(each[i] for i in part) if each and part else None
+def _on_fragmented(one: TaskScores | Baseline, metric: str) -> float | None:
+    """Baselines of older versions lack it."""
+    found = one.on_fragmented.get(_named(one.metrics, metric))
+    return found.value if found else None
 
 
-def _macro_f1(metrics: dict[str, float]) -> float:
-    """Of labels, or of sets of them."""
-    return metrics["macro_f1"] if "macro_f1" in metrics else metrics["set_macro_f1"]
+def _named(metrics: dict[str, float], metric: str) -> str:
+    """What a metric of labels is called where a text may have several."""
+    return metric if metric in metrics else _OF_SETS[metric]
 
 
 def defeats(scores: dict[str, ModelScores]) -> list[str]:

@@ -3,11 +3,13 @@ import pytest
 
 from adapt.evaluation.bootstrap import (
     Interval,
+    jackknife_interval,
     mean_interval,
     paired_ratio_difference,
     paired_statistic_test,
     paired_test,
     ratio_interval,
+    statistic_interval,
 )
 
 GENERATOR = np.random.default_rng(7)
@@ -173,3 +175,44 @@ def test_refuses_what_has_no_interval(top, bottom, message):
 def test_refuses_to_draw_nothing():
     with pytest.raises(ValueError, match="resamples"):
         mean_interval([1.0], seed=0, resamples=0)
+
+
+def test_of_a_mean_the_jackknife_gives_the_standard_error_of_the_textbook():
+    values = GENERATOR.random(50)
+    found = jackknife_interval(lambda rows: float(values[rows].mean()), 50)
+    error = values.std(ddof=1) / np.sqrt(50)
+    assert found.value == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx(
+        (found.value - 1.96 * error, found.value + 1.96 * error)
+    )
+
+
+def test_the_jackknife_covers_the_share_of_different_words_where_draws_do_not():
+    generator = np.random.default_rng(11)
+    chances = 1 / np.arange(1, 301)
+
+    def share():
+        drawn = generator.choice(300, size=(40, 10), p=chances / chances.sum())
+        return lambda rows: len(np.unique(drawn[rows])) / drawn[rows].size
+
+    everything = np.arange(40)
+    truth = np.mean([share()(everything) for _ in range(400)])
+    intervals = [jackknife_interval(share(), 40) for _ in range(300)]
+    covered = np.mean([one.low <= truth <= one.high for one in intervals])
+    assert 0.92 <= covered <= 1
+    assert statistic_interval(share(), 40, seed=0, resamples=200).high < truth
+
+
+def test_the_jackknife_leaves_out_groups_of_many_documents_and_stays_between_0_and_1():
+    calls = []
+
+    def share(rows):
+        calls.append(len(rows))
+        return float((rows < 1).mean())
+
+    found = jackknife_interval(share, 1001, groups=10)
+    assert calls == [1001, 900, *[901] * 9]
+    assert found.low == 0 < found.value < found.high
+    assert jackknife_interval(lambda rows: 1.0, 1) == Interval(1.0, 1.0, 1.0)
+    with pytest.raises(ValueError, match="a document and two groups"):
+        jackknife_interval(share, 0)

@@ -156,6 +156,20 @@ def test_a_model_that_writes_units_only_gains_by_healing():
     assert base.crossed_share == 0.0
 
 
+def test_cuts_in_fragmented_documents_have_figures_that_these_would_have_alone():
+    tokenizer = tiny(MERGES)
+    model = Unigram([0.3 * i for i in range(12)])
+    options = {**OPTIONS, "cuts": 99}
+    whole = edge_scores(model, tokenizer, TEXTS, **options, part=[1, 2, 4])
+    alone = edge_scores(model, tokenizer, [TEXTS[1], TEXTS[2]], **options)
+    assert {*whole.on_fragmented} == {"plain", "healed", "difference"}
+    for name, found in whole.on_fragmented.items():
+        assert found.value == pytest.approx(getattr(alone, name).value), name
+        assert found.value != pytest.approx(getattr(whole, name).value), name
+        assert found.low <= found.value <= found.high
+    assert edge_scores(model, tokenizer, TEXTS, **options, part=[3, 4]).on_fragmented == {}
+
+
 def test_against_the_logits_of_a_transformer(tiny_base):
     """One document, one cut, plain: token by token and without batches."""
     from transformers import AutoModelForCausalLM
@@ -206,7 +220,7 @@ def test_cuts_are_places_of_their_texts(texts, max_bytes, seed):
     assert cuts == cut_points(texts, 6, max_bytes, seed)
     assert len(cuts) <= 6
     for cut in cuts:
-        assert any(cut.before + cut.after + cut.beyond in text for text in texts)
+        assert cut.before + cut.after + cut.beyond in texts[cut.document]
         assert not cut.before[-1].isspace()
         assert cut.after[0] == " "
         assert not (cut.after + cut.beyond + "x")[1].isspace()

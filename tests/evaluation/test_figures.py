@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapt.evaluation.figures import Columns
-from adapt.evaluation.label_metrics import MacroF1, label_statistics
+from adapt.evaluation.label_metrics import Ece, MacroF1, calibration_error, label_statistics
+from adapt.evaluation.text_metrics import Distinct1, distinct_share
 
 ROWS = st.lists(
     st.tuples(st.sampled_from("abc"), st.sampled_from("abc"), st.integers(0, 3)),
@@ -19,7 +20,13 @@ def columns(rows):
     said, right, weight = zip(*rows, strict=True)
     hit = np.array([a == b for a, b in zip(said, right, strict=True)], dtype=np.float64)
     below = np.array(weight, dtype=np.float64)
-    return Columns({"hit": hit}, {"ratio": (hit * below, below)}, label_statistics(said, right))
+    sure = below / 3
+    return Columns(
+        {"hit": hit},
+        {"ratio": (hit * below, below)},
+        label_statistics(said, right),
+        {"ece": calibration_error(sure, hit), "distinct": distinct_share(said, 1)},
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -41,6 +48,10 @@ def test_figures_of_some_rows_are_those_of_the_rows_alone(rows, data):
     assert ("ratio" in found) == any(weight)
     macro = MacroF1().compute(predictions=list(said), references=list(right))["macro_f1"]
     assert found["macro_f1"].value == pytest.approx(macro)
+    given = {"predictions": list(said), "references": list(right)}
+    ece = Ece().compute(**given, confidences=[w / 3 for w in weight])["ece"]
+    assert found["ece"].value == pytest.approx(ece)
+    assert found["distinct"].value == pytest.approx(Distinct1().compute(**given)["distinct_1"])
 
 
 def test_all_rows_without_any_named_and_no_figures_of_none():

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
@@ -52,7 +53,7 @@ def test_a_classification_task(score, tmp_path):
     assert set(task.answers) <= set(labels)
     assert list(task.metrics) == ["accuracy", "macro_f1", "micro_f1", "mcc", "ece"]
     assert task.main == task.intervals["accuracy"]
-    assert set(task.intervals) == {"accuracy", "micro_f1", "macro_f1", "mcc"}
+    assert set(task.intervals) == set(task.metrics)
     for name, interval in task.intervals.items():
         assert interval.value == pytest.approx(task.metrics[name])
         assert interval.low <= interval.value <= interval.high
@@ -66,6 +67,11 @@ def test_a_classification_task(score, tmp_path):
         "tf-idf": set(task.metrics),
         "majority": set(task.metrics),
     }
+    part = list(task.fragmented)
+    for one in task.baselines.values():
+        assert set(one.on_fragmented) == set(task.metrics)
+        own = np.array(one.each)[part]
+        assert one.on_fragmented["accuracy"].value == pytest.approx(own.mean())
     assert task.baselines["tf-idf"].main.value > task.baselines["majority"].main.value
     rows, settings = written(tmp_path / "predictions", "organ.base")
     assert settings["method"] == "likelihood"
@@ -113,7 +119,9 @@ def test_the_rows_that_the_base_cuts_most_have_figures_of_their_own(score, tiny_
         main = next(iter(task.metrics))
         assert task.on_fragmented[main].value == pytest.approx(sum(own) / len(own))
         assert set(task.on_fragmented) <= set(task.intervals)
-    assert set(scores.tasks["organ"].on_fragmented) == {"accuracy", "micro_f1", "macro_f1", "mcc"}
+        # the adoption rate of an answer that could use no new token is no figure
+        assert set(task.metrics) - set(task.on_fragmented) <= {"adoption_rate"}
+    assert len(scores.edge.on_fragmented) == 3
 
 
 def test_baselines_are_measured_once_a_run_and_examples_shown_to_the_base(score, tmp_path):

@@ -77,6 +77,20 @@ def test_edges_are_rows_of_their_own(summary, bare):
     assert bare.to_json()["edge"] == []
 
 
+def test_edges_on_fragmented_documents_stand_below(summary):
+    part = {"plain": Interval(1.7, 1.5, 1.9), "healed": Interval(1.6, 1.4, 1.8)}
+    adapted = summary.scores["adapted"]
+    adapted = replace(adapted, edge=replace(adapted.edge, on_fragmented=part))
+    rows = edge_rows(replace(summary, scores={**summary.scores, "adapted": adapted}))
+    assert [row.measure for row in rows[3:]] == [
+        "bits per byte after a cut, plain, fragmented text",
+        "bits per byte after a cut, healed, fragmented text",
+    ]
+    assert rows[3].values == {"base": None, "control": None, "adapted": 1.7}
+    assert rows[4].intervals == {"adapted": (1.4, 1.8)}
+    assert ModelScores.from_json(json.loads(json.dumps(adapted.to_json()))) == adapted
+
+
 def test_speeds_are_medians_with_the_range_of_rounds(summary):
     rows = {row.measure: row for row in speed_rows(summary)}
     generated = rows["generated characters/s"]

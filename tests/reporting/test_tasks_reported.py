@@ -14,6 +14,7 @@ from adapt.reporting.summary import table, task_rows
 from adapt.reporting.tasks import METRICS, defeats, forgotten, ranking
 
 HOSTILE = "<script>alert(1)</script>"
+CUT, LOWER = Interval(0.4, 0.2, 0.6), Interval(0.3, 0.1, 0.5)
 
 
 def baseline(accuracy):
@@ -67,16 +68,30 @@ def test_models_and_baselines_stand_in_one_order(judged, summary):
 
 def test_baselines_stand_beside_models_on_fragmented_rows_too(judged):
     base = judged.scores["base"]
-    cut = replace(base.tasks["organ"], fragmented=(0, 1, 49))
-    scores = {**judged.scores, "base": replace(base, tasks={**base.tasks, "organ": cut})}
-    for row in ranking(scores, "organ"):
-        each = (
-            scores["base"].tasks["organ"].baselines[row.name].each
-            if row.baseline
-            else scores[row.name].tasks["organ"].each
-        )
-        assert row.fragmented == pytest.approx((each[0] + each[1] + each[49]) / 3)
-    assert {row.fragmented for row in ranking(judged.scores, "organ")} == {None}
+    task, part = base.tasks["organ"], {"accuracy": CUT, "macro_f1": LOWER}
+    beside = {**task.baselines, "tf-idf": replace(task.baselines["tf-idf"], on_fragmented=part)}
+    task = replace(task, on_fragmented={"accuracy": CUT}, baselines=beside)
+    scores = {**judged.scores, "base": replace(base, tasks={**base.tasks, "organ": task})}
+    found = {row.name: row for row in ranking(scores, "organ")}
+    tf_idf = found.pop("tf-idf")
+    assert (tf_idf.fragmented, tf_idf.fragmented_macro_f1) == (0.4, 0.3)
+    assert found.pop("base").fragmented == 0.4
+    assert {(row.fragmented, row.fragmented_macro_f1) for row in found.values()} == {(None, None)}
+    page = render(replace(judged, scores=scores))
+    assert "macro-F1, fragmented text" in page
+    assert "<td>0.400</td><td>0.300</td></tr>" in page
+    assert "<td>0.400</td><td>–</td></tr>" in page
+
+
+def test_labels_of_sets_have_their_own_names(judged):
+    base = judged.scores["base"]
+    names = {"accuracy": "subset_accuracy", "macro_f1": "set_macro_f1"}
+    one = baseline(0.5)
+    one = replace(one, metrics={names[name]: value for name, value in one.metrics.items()})
+    one = replace(one, on_fragmented={"subset_accuracy": CUT, "set_macro_f1": LOWER})
+    task = replace(base.tasks["organ"], metrics=one.metrics, baselines={"tf-idf": one})
+    (row, _) = ranking({"base": replace(base, tasks={"organ": task})}, "organ")
+    assert (row.macro_f1, row.fragmented, row.fragmented_macro_f1) == (0.4, 0.4, 0.3)
 
 
 def test_the_main_table_has_few_metrics_and_the_task_all(judged):
@@ -90,7 +105,7 @@ def test_the_main_table_has_few_metrics_and_the_task_all(judged):
 
 
 def test_the_fragmented_rows_of_a_task_have_lines_of_their_own(judged):
-    cut = {"accuracy": Interval(0.4, 0.2, 0.6), "macro_f1": Interval(0.3, 0.1, 0.5)}
+    cut = {"accuracy": CUT, "macro_f1": LOWER}
 
     def slice_of(one):
         task = replace(one.tasks["organ"], fragmented=(1, 4), on_fragmented=cut)
