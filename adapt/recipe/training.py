@@ -234,7 +234,8 @@ class TrainingSection(Section):
         gt=0,
         description="Objectives clm and sft: positions that go through the output layer at once; "
         "less memory for the loss. null: all, as the model does it by itself, which is also done "
-        "where the output layer is not a plain one, is cut into shards, or with torch_compile.",
+        "where the output layer is not a plain one, is cut into shards, or with torch_compile. "
+        "On a GPU, cut-cross-entropy takes their place where it is installed and fits (extra cce).",
     )
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list, description="Where the log lines go besides the console."

@@ -4,7 +4,8 @@ The model's own forward pass runs as it is: only its output layer is made to han
 on, and its loss to take them (`adapt.training.cross_entropy`). So it works under whatever wraps the
 model, and for every architecture whose loss is `transformers`' own on what the output layer gives,
 unchanged. Whether that is so is found out by running it once on numbers that show any change
-(`_refusal`); where it is not, the model keeps its own loss.
+(`_refusal`); where it is not, the model keeps its own loss. Where a kernel is installed that makes
+the same loss on a GPU, it takes the chunks' place (`adapt.training.kernels`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 
 from adapt.training.batches import IGNORED
 from adapt.training.cross_entropy import OutputLayer, chunked_loss
+from adapt.training.kernels import Kernel, kernel_for
 
 logger = logging.getLogger("adapt")
 
@@ -55,11 +57,18 @@ def in_chunks(model: Any, positions: int | None) -> Iterator[None]:  # noqa: ANN
         logger.info("The loss is the model's own, not in chunks: %s.", reason)
         yield
         return
-    with _replaced(base, forward=_forward(base, positions, never)):
+    layer = _layer(base.get_output_embeddings(), never)
+    assert layer is not None  # it was when the self-check looked
+    with _replaced(base, forward=_forward(base, positions, never, kernel_for(layer))):
         yield
 
 
-def _forward(base: Any, positions: int, never: Tensor | None) -> Any:  # noqa: ANN401
+def _forward(
+    base: Any,  # noqa: ANN401
+    positions: int,
+    never: Tensor | None,
+    kernel: Kernel | None,
+) -> Any:  # noqa: ANN401
     """The model's own forward pass, in which the output layer hands on what it is given."""
     plain, head = base.forward, base.get_output_embeddings()
 
@@ -70,8 +79,8 @@ def _forward(base: Any, positions: int, never: Tensor | None) -> Any:  # noqa: A
 
         def loss(logits: Tensor, *a: Any, **kw: Any) -> Tensor:  # noqa: ANN401
             layer = _layer(head, never)
-            assert layer is not None  # it was when the self-check looked
-            return _loss(logits, layer, positions, *a, **kw)
+            assert layer is not None  # it was when the context began
+            return _loss(logits, layer, positions, kernel, *a, **kw)
 
         with (
             _replaced(head, forward=_same, _forward_hooks=OrderedDict()),
@@ -89,6 +98,7 @@ def _loss(
     hidden: Tensor,
     layer: OutputLayer,
     positions: int,
+    kernel: Kernel | None,
     labels: Tensor,
     vocab_size: int | None = None,
     num_items_in_batch: Tensor | int | None = None,
@@ -103,7 +113,7 @@ def _loss(
     if ignore_index != IGNORED:
         flat = flat.masked_fill(flat == ignore_index, IGNORED)
     return chunked_loss(
-        hidden.reshape(-1, hidden.shape[-1]), layer, flat, positions, num_items_in_batch
+        hidden.reshape(-1, hidden.shape[-1]), layer, flat, positions, num_items_in_batch, kernel
     )
 
 
@@ -187,7 +197,7 @@ def _refusal(base: Any) -> tuple[str | None, Tensor | None]:  # noqa: ANN401
     hidden = given[0].detach()
     with torch.no_grad():
         own = ForCausalLMLoss(head(hidden), *a, **kw)
-        ours = _loss(hidden, dataclasses.replace(layer, never=never), 3, *a, **kw)
+        ours = _loss(hidden, dataclasses.replace(layer, never=never), 3, None, *a, **kw)
     rtol = _TOLERANCE[layer.weight.dtype]
     same = bool(torch.isclose(own.float(), ours.float(), rtol=rtol, atol=1e-6))
     return (None, never) if same else ("the two differ", None)

@@ -9,6 +9,7 @@ rows that train, or the whole layer where all of it does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import log_softmax
 
 from adapt.training.batches import IGNORED
+
+HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class OutputLayer:
     rows: Tensor | None = None
     ids: Tensor | None = None
     never: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the weight is all of it."""
+        return self.bias is None and self.rows is None and self.never is None
 
     def to(self, dtype: torch.dtype) -> OutputLayer:
         """The layer in the type that it computes in."""
@@ -62,6 +70,7 @@ def chunked_loss(
     labels: Tensor,
     positions: int,
     num_items_in_batch: Tensor | int | None = None,
+    kernel: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Cross-entropy of labels under an output layer.
 
@@ -71,6 +80,7 @@ def chunked_loss(
         labels: (positions,) int64; `IGNORED` where nothing is to be predicted.
         positions: That go through the layer at once.
         num_items_in_batch: What the sum is divided by; None: the labels that count.
+        kernel: That makes the sum of a plain layer in half precision (`adapt.training.kernels`).
 
     Returns:
         A scalar, float32 (float64 where the layer is); NaN where nothing counts.
@@ -84,6 +94,8 @@ def chunked_loss(
     items = len(answers) if num_items_in_batch is None else num_items_in_batch
     share = 1 / torch.as_tensor(items, dtype=_exact(dtype), device=weight.device)
     with torch.autocast(weight.device.type, enabled=False):
+        if kernel is not None and dtype in HALF and len(chosen):
+            return kernel(chosen, weight.to(dtype), answers).to(share.dtype) * share
         total: Tensor = _Summed.apply(  # type: ignore[no-untyped-call]
             chosen,
             weight,
