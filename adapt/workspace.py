@@ -17,7 +17,7 @@ from typing import Any
 
 from adapt.errors import WorkspaceError
 
-_LOCK = "run.lock"
+LOCK = "run.lock"
 _SWEPT_AFTER = 86_400  # seconds: age of an unfinished folder that no process holds
 _PIECES, _PIECE = 64, 16_384  # of a large file: how many are looked at, and bytes of each
 
@@ -116,7 +116,7 @@ class Workspace:
                 "cannot be written to", where=str(place), fix="choose another output_dir"
             )
         # A crash in the very first write leaves nothing but the lock and an unfinished recipe.
-        first = (_LOCK, f".{self.recipe.name}.")
+        first = (LOCK, f".{self.recipe.name}.")
         if place != root or all(p.name.startswith(first) for p in root.iterdir()):
             return
         try:
@@ -146,7 +146,7 @@ class Workspace:
             WorkspaceError: Another process keeps it.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / _LOCK).open("a") as file:
+        with (self.root / LOCK).open("a") as file:
             try:
                 import fcntl  # not on Windows
 

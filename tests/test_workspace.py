@@ -270,6 +270,19 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(other, tmp_path
     assert names(Path(recipe.output_dir)) == ["run.lock"]
 
 
+def test_a_second_evaluate_in_a_folder_waits_for_nobody(
+    other, adapt, tiny_recipe, tiny_base, tmp_path
+):
+    given = ("evaluate", tiny_base, "--recipe", tiny_recipe(), "--output", tmp_path / "run")
+    code, _, err = adapt(*given)
+    assert code == 2
+    assert "another process is at work in it" in err
+    assert names(tmp_path / "run") == ["run.lock"]
+    other.kill()
+    other.wait()
+    assert adapt(*given)[0] == 0  # the lock alone is not somebody's files
+
+
 @pytest.mark.parametrize(("name", "base"), [("legal", "org/model"), ("medical", "org/other")])
 def test_claim_refuses_the_run_of_another_recipe(tmp_path, name, base):
     root = owned(tmp_path / "own")

@@ -18,7 +18,7 @@ from adapt.errors import AdaptError, ModelError, WorkspaceError
 from adapt.evaluation.measured import SCORES
 from adapt.evaluation.result import ModelScores
 from adapt.recipe.evaluation import MODEL_KEYS, ClassificationTask
-from adapt.workspace import Workspace, digest, fingerprint, versions, write_json
+from adapt.workspace import LOCK, Workspace, digest, fingerprint, versions, write_json
 
 if TYPE_CHECKING:
     from adapt.corpus import Corpus
@@ -75,11 +75,11 @@ def evaluate_model(
         trust_remote_code: As in `transformers`.
 
     Raises:
-        AdaptError: The name cannot be one of a file, the folder holds something else, nothing
-            there can be loaded, or the recipe measures what such a model has not.
+        AdaptError: The name cannot be one of a file, the folder holds something else or another
+            process is at work in it, nothing there can be loaded, or the recipe measures what such
+            a model has not.
     """
     from adapt.publish.load import locate
-    from adapt.scoring import read_beside
 
     if not _NAME.fullmatch(name) or not name.strip("."):
         raise AdaptError("letters, digits, _, - and . only", where="--name", got=name)
@@ -90,6 +90,18 @@ def evaluate_model(
         reference = str(bases.resolve(reference).folder)
     source = locate(reference, base=base, trust_remote_code=trust)
     _refuse_what_it_has_not(recipe, source, reference)
+    with place.held():
+        result = _evaluated(recipe, source, place, name, trust)
+    tokens = fertility.FertilityReport.from_json(result["fertility"]).domain[0]
+    return Evaluated(name, folder, ModelScores.from_json(result["scores"]), tokens)
+
+
+def _evaluated(
+    recipe: Recipe, source: Source, place: Workspace, name: str, trust: bool
+) -> dict[str, Any]:
+    """The result that is there, if it is of the same inputs, or a new one."""
+    from adapt.scoring import read_beside
+
     corpus = _corpus(recipe, place)
     inputs = {
         "section": recipe.evaluation.model_dump(exclude=MODEL_KEYS),
@@ -103,18 +115,17 @@ def evaluate_model(
         "seed": recipe.seed,
     }
     mark = fingerprint(inputs, versions())
-    record = place.finished(_STAGE, mark)
-    if record is not None and (folder / SCORES).is_file():
+    record, scores = place.finished(_STAGE, mark), place.root / SCORES
+    if record is not None and scores.is_file():
         logger.info("%s: done already", name)
-        result = record["result"]
-    else:
-        place.start(_STAGE)
-        started = time.perf_counter()
-        result = _scored(recipe, source, corpus, name, folder, trust)
-        write_json(folder / SCORES, {"name": name, "recipe": recipe.name, **result})
-        place.finish(_STAGE, mark, inputs, result, time.perf_counter() - started)
-    tokens = fertility.FertilityReport.from_json(result["fertility"]).domain[0]
-    return Evaluated(name, folder, ModelScores.from_json(result["scores"]), tokens)
+        found: dict[str, Any] = record["result"]
+        return found
+    place.start(_STAGE)
+    started = time.perf_counter()
+    result = _scored(recipe, source, corpus, name, place.root, trust)
+    write_json(scores, {"name": name, "recipe": recipe.name, **result})
+    place.finish(_STAGE, mark, inputs, result, time.perf_counter() - started)
+    return result
 
 
 def _refuse_others(place: Workspace, name: str) -> None:
@@ -128,7 +139,7 @@ def _refuse_others(place: Workspace, name: str) -> None:
         if owner != name:
             raise WorkspaceError(f"holds the scores of {owner}", where=str(place.root), fix=fix)
     elif place.root.exists() and not place.manifest("corpus").parent.is_dir():
-        if not place.root.is_dir() or any(place.root.iterdir()):
+        if not place.root.is_dir() or any(p.name != LOCK for p in place.root.iterdir()):
             raise WorkspaceError("holds other files", where=str(place.root), fix=fix)
 
 
