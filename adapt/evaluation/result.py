@@ -108,7 +108,7 @@ class TaskScores:
         examples: (prompt, reference, answer) of the rows that scored worst, then of the best.
         example_rows: Which rows those are, from 0.
         worst: How many of the examples are the worst ones.
-        intervals: 95 % bootstrap intervals, of the metrics that have one.
+        intervals: 95 % intervals, of the metrics that have one (`evaluation.figures`).
         answers: What the model said to every row.
         each: The main metric of every row, so that models can be compared in pairs.
         classes: Each label by itself; empty for generation.
