@@ -55,7 +55,7 @@ def kernel_for(layer: OutputLayer) -> Kernel | None:
     if reason:
         logger.info("cut-cross-entropy is installed and not used: %s.", reason)
         return None
-    logger.info("The loss is computed by cut-cross-entropy.")
+    logger.info("In half precision the loss is computed by cut-cross-entropy.")
     return kernel
 
 
