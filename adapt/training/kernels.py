@@ -47,7 +47,7 @@ def kernel_for(layer: OutputLayer) -> Kernel | None:
     if weight.device.type not in DEVICES:
         return None
     try:
-        from cut_cross_entropy import linear_cross_entropy  # type: ignore[import-not-found]
+        from cut_cross_entropy import linear_cross_entropy  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         return None
     kernel = partial(linear_cross_entropy, reduction="sum")
