@@ -25,8 +25,8 @@ from torch.nn.functional import pad
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from adapt.training.batches import IGNORED
-from adapt.training.cross_entropy import OutputLayer, chunked_loss
-from adapt.training.kernels import Kernel, kernel_for
+from adapt.training.cross_entropy import Kernel, OutputLayer, chunked_loss
+from adapt.training.kernels import kernel_for
 
 logger = logging.getLogger("adapt")
 

@@ -22,6 +22,9 @@ from adapt.training.batches import IGNORED
 
 HALF = (torch.bfloat16, torch.float16)
 
+# The sum of the cross-entropy, of hidden states, weight and labels.
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class OutputLayer:
@@ -70,7 +73,7 @@ def chunked_loss(
     labels: Tensor,
     positions: int,
     num_items_in_batch: Tensor | int | None = None,
-    kernel: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    kernel: Kernel | None = None,
 ) -> Tensor:
     """Cross-entropy of labels under an output layer.
 

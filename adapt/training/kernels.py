@@ -12,17 +12,13 @@ says is compared with the chunks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
 
-from adapt.training.cross_entropy import HALF, OutputLayer, chunked_loss
+from adapt.training.cross_entropy import HALF, Kernel, OutputLayer, chunked_loss
 
 logger = logging.getLogger("adapt")
-
-Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 DEVICES = ("cuda",)
 

@@ -129,7 +129,7 @@ def test_without_the_package_or_a_gpu_nothing_is_said(monkeypatch, caplog, insta
 
 @pytest.mark.gpu
 def test_the_package_itself_on_a_gpu(caplog):
-    pytest.importorskip("cut_cross_entropy")
+    pytest.importorskip("cut_cross_entropy", reason="the extra cce is not installed")
     model = llama(vocab_size=1024, hidden_size=64).bfloat16().cuda()
     texts = {name: one.cuda() for name, one in batch(1024).items()}
     losses = []
