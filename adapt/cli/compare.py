@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from adapt.cli.models import BaseOption, Model, Trust
 from adapt.cli.shared import Overrides, console, say
 from adapt.errors import AdaptError
 from adapt.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from adapt.reporting.comparison import Judged
 
 _KINDS = (".json", ".csv")
 
@@ -24,6 +27,14 @@ def compare(
             "runs/a@control-time the one that trained for as long.",
         ),
     ],
+    seeds: Annotated[
+        bool,
+        typer.Option(
+            "--seeds",
+            help="The runs are trainings of one recipe with other seeds: compare each with its own "
+            "control, and give the mean difference over trainings.",
+        ),
+    ] = False,
     output: Annotated[
         list[Path] | None, typer.Option(help="Write the figures, as .json or .csv; repeatable.")
     ] = None,
@@ -35,13 +46,18 @@ def compare(
     resamples), right and wrong labels by row (McNemar, exact). Runs that were
     not scored on the same documents are refused.
 
+    Those intervals speak for other text, not for another training. With --seeds
+    they are over trainings: give three runs or more of one recipe, each trained
+    with a seed of its own (adapt run RECIPE seed=1 output_dir=runs/s1).
+
     Examples:
       adapt compare runs/medical-500 runs/medical-2000
 
       adapt compare runs/a@control runs/a runs/b --output compared.json --output compared.csv
+
+      adapt compare --seeds runs/s0 runs/s1 runs/s2
     """
-    from adapt.evaluation.measured import against, open_measured
-    from adapt.reporting.comparison import comparison_table, explained, to_csv, to_json
+    from adapt.reporting.comparison import to_csv, to_json
     from adapt.workspace import write_json, write_text
 
     if len(run) < 2:
@@ -51,7 +67,20 @@ def compare(
             raise AdaptError(
                 "unknown kind of file", where="--output", got=str(path), fix="known: .json, .csv"
             )
-    reference, *others = map(open_measured, run)
+    reference, judged = _over_seeds(run) if seeds else _against_first(run)
+    for path in output or []:
+        if path.suffix == ".csv":
+            write_text(path, to_csv(reference, judged))
+        else:
+            write_json(path, to_json(reference, judged))
+
+
+def _against_first(runs: list[str]) -> tuple[str, list[Judged]]:
+    """Prints what every run but the first gained over it."""
+    from adapt.evaluation.measured import against, open_measured
+    from adapt.reporting.comparison import comparison_table, explained
+
+    reference, *others = map(open_measured, runs)
     judged = [(one.name, *against(one, reference)) for one in others]
     for name, comparison, _ in judged:
         console.print(comparison_table(comparison, name, f"{name} against {reference.name}"))
@@ -60,11 +89,28 @@ def compare(
     say(explained([f for _, comparison, _ in judged for f in comparison.figures]))
     for _, _, verdict in judged:
         say(verdict.sentence)
-    for path in output or []:
-        if path.suffix == ".csv":
-            write_text(path, to_csv(reference.name, judged))
-        else:
-            write_json(path, to_json(reference.name, judged))
+    return reference.name, judged
+
+
+def _over_seeds(runs: list[str]) -> tuple[str, list[Judged]]:
+    """Prints what the adapted model gained over its control, as a mean over trainings."""
+    from adapt.evaluation.seeds import over_seeds
+    from adapt.reporting.comparison import comparison_table, explained_seeds
+
+    found = over_seeds(runs)
+    title = f"{len(runs)} trainings"
+    together = found.together.comparison
+    console.print(comparison_table(together, "adapted", f"adapted against control, {title}"))
+    for note in together.notes:
+        say(f"note: {note}")
+    for line in explained_seeds(found, runs):
+        say(line)
+    verdict = found.together.verdict("adapted")
+    say(verdict.sentence)
+    each = [
+        (run, one.comparison, one.verdict(run)) for run, one in zip(runs, found.each, strict=True)
+    ]
+    return together.against, [*each, (title, together, verdict)]
 
 
 def evaluate(

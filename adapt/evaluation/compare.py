@@ -21,6 +21,7 @@ from adapt.evaluation.slices import on_slice
 _NAMES = {"rouge_l": "ROUGE-L"}  # metrics that are not called by their own name
 SPEED = "characters/s"  # of what is generated, or read
 DOMAIN = ", domain text"  # after what is measured: bits per byte, or pseudo ones
+GENERAL = ", general text"
 _MACRO_F1 = ": macro-F1"
 FRAGMENTED = ", fragmented text"  # after the name of a figure
 
@@ -124,7 +125,7 @@ def compare(adapted: ModelScores, other: ModelScores, against: str, seed: int) -
     general = None
     if adapted.general and other.general:
         if same_documents(adapted.general, other.general):
-            name = f"{adapted.general.measure}, general text"
+            name = f"{adapted.general.measure}{GENERAL}"
             found.append(_likelihood(name, adapted.general, other.general, seed))
             general = found[-1].difference
         else:

@@ -37,6 +37,29 @@ class Measured:
     run: Path | None = None
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A model and what it is judged against.
+
+    Attributes:
+        comparison: Of the two.
+        base: Of the model with its own base; None where there is none on the same documents.
+        saved: Share of tokens saved against the reference; None where it is not known.
+    """
+
+    comparison: Comparison
+    base: Comparison | None
+    saved: float | None
+
+    def verdict(self, name: str) -> Verdict:
+        """By the rule of a run's own report; `name` is what the sentence calls the model."""
+        better_base = None
+        figure = self.base.leading if self.base and self.base.domain else None
+        if figure and figure.difference and figure.difference.low > 0:
+            better_base = figure.other
+        return judge(self.comparison, name, self.saved, better_base)
+
+
 def open_measured(reference: str) -> Measured:
     """Reads a run folder, or the output folder of `adapt evaluate`.
 
@@ -97,6 +120,21 @@ def _read(path: Path) -> dict[str, Any]:
 def against(measured: Measured, reference: Measured, seed: int = 0) -> tuple[Comparison, Verdict]:
     """One model against another, with the verdict of the same rule as a run's own.
 
+    Args:
+        measured: The model to judge.
+        reference: What it is judged against.
+        seed: Of the bootstrap.
+
+    Raises:
+        DataError: As `pair`.
+    """
+    found = pair(measured, reference, seed)
+    return found.comparison, found.verdict(measured.name)
+
+
+def pair(measured: Measured, reference: Measured, seed: int = 0) -> Pair:
+    """Pairs one model with another, and with its own base.
+
     Speeds are compared within one run alone, whose models were timed in turns: at another time or
     on another machine a speed says nothing of the model.
 
@@ -109,33 +147,38 @@ def against(measured: Measured, reference: Measured, seed: int = 0) -> tuple[Com
         DataError: They were not scored on the same held-out domain documents, or by one measure.
     """
     ours, theirs = measured.scores, reference.scores
-    if ours.domain and theirs.domain and ours.domain.measure != theirs.domain.measure:
+    _refuse_other_text(measured, reference)
+    notes: tuple[str, ...] = ()
+    if ours.speed and theirs.speed and (not measured.run or measured.run != reference.run):
+        ours, notes = replace(ours, speed=None), (_UNTIMED,)
+    comparison = compare(ours, theirs, reference.name, seed)
+    comparison = replace(comparison, notes=(*comparison.notes, *notes))
+    base = None
+    first = measured.base.domain if measured.base else None
+    if measured.base and first and ours.domain and same_documents(ours.domain, first):
+        base = compare(ours, measured.base, "base", seed)
+    return Pair(comparison, base, _saved(measured, reference))
+
+
+def _refuse_other_text(measured: Measured, reference: Measured) -> None:
+    ours, theirs = measured.scores.domain, reference.scores.domain
+    if not ours or not theirs:
+        return
+    if ours.measure != theirs.measure:
         raise DataError(
-            f"is measured in {ours.domain.measure}, which compare with their own kind alone",
+            f"is measured in {ours.measure}, which compare with their own kind alone",
             where=measured.name,
-            got=f"{theirs.domain.measure} of {reference.name}",
+            got=f"{theirs.measure} of {reference.name}",
             fix="compare models that both write text, or both fill in hidden words",
         )
-    if ours.domain and theirs.domain and not same_documents(ours.domain, theirs.domain):
-        hashes = [one.data[:12] or "unknown" for one in (ours.domain, theirs.domain)]
+    if not same_documents(ours, theirs):
+        hashes = [one.data[:12] or "unknown" for one in (ours, theirs)]
         raise DataError(
             f"was scored on other held-out documents than {reference.name}",
             where=measured.name,
             got=f"SHA-256 {hashes[0]} and {hashes[1]}",
             fix="score both on one recipe's corpus: adapt evaluate MODEL --recipe R",
         )
-    notes: tuple[str, ...] = ()
-    if ours.speed and theirs.speed and (not measured.run or measured.run != reference.run):
-        ours, notes = replace(ours, speed=None), (_UNTIMED,)
-    comparison = compare(ours, theirs, reference.name, seed)
-    comparison = replace(comparison, notes=(*comparison.notes, *notes))
-    better_base = None
-    base = measured.base.domain if measured.base else None
-    if measured.base and base and ours.domain and same_documents(ours.domain, base):
-        found = compare(ours, measured.base, "base", seed).domain
-        if found and found.low > 0:
-            better_base = base.interval.value
-    return comparison, judge(comparison, measured.name, _saved(measured, reference), better_base)
 
 
 def _saved(measured: Measured, reference: Measured) -> float | None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.compare import FRAGMENTED, Comparison, Figure
 from adapt.evaluation.result import ModelScores
+from adapt.evaluation.seeds import Trainings
 from adapt.evaluation.slices import on_slice
 from adapt.evaluation.verdict import Verdict
 from adapt.fertility import Fertility
@@ -59,9 +60,21 @@ def explained(figures: Sequence[Figure]) -> str:
     tests = sorted({figure.test for figure in figures if figure.test})
     said = (
         "in brackets 95 % bootstrap intervals, of differences paired by document; another training "
-        "seed is not in them"
+        "seed is not in them (adapt compare --seeds)"
     )
     return f"{said}; p: two-sided, {' or '.join(tests)}" if tests else said
+
+
+def explained_seeds(found: Trainings, runs: Sequence[str]) -> Iterator[str]:
+    """What each training says of the figure that decides, and what stands in the columns."""
+    for run, seed, one in zip(runs, found.seeds, found.each, strict=True):
+        if figure := one.comparison.leading:
+            values = f"adapted {figure.value:.3f}, control {figure.other:.3f}"
+            yield f"seed {seed} ({run}): {values}, {figure.name}"
+    yield (
+        f"means over {len(runs)} trainings; in brackets the 95 % interval of the mean difference, "
+        "p two-sided, both by Student's t; every training has its own split of the text"
+    )
 
 
 def to_json(reference: str, judged: Sequence[Judged]) -> dict[str, Any]:
