@@ -1,5 +1,6 @@
 """Time from `adapt run` to the end of the first optimizer step, where all before it is done.
 
+    adapt data medical general
     python benchmarks/first_step.py [RECIPE] [SETTING ...] [--times 3] [--folder work]
         [--json out.json]
 
@@ -74,7 +75,7 @@ def launch(command: list[str], show: bool = False) -> Launch:
     """Starts a command, waits for its first step, and kills it.
 
     Raises:
-        RuntimeError: It ended before.
+        SystemExit: It ended before.
     """
     # What it says goes through a pipe: nothing is to lie in a buffer.
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
@@ -93,7 +94,7 @@ def launch(command: list[str], show: bool = False) -> Launch:
         seconds = time.perf_counter() - start
         process.kill()
     if not said or not FIRST_STEP.search(said[-1]):
-        raise RuntimeError(f"ended before its first step:\n{''.join(said[-20:])}")
+        sys.exit(f"ended before its first step:\n{''.join(said[-20:])}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Launch(round(seconds, 2), round(cpu, 2))
