@@ -281,7 +281,7 @@ def ours(arguments: argparse.Namespace, corpus: Any, documents: int | None, way:
 
 
 def _general(folder: Path) -> list[str]:
-    from initialisation import news
+    from clinical_texts import news
 
     return news(folder, 20)[1]
 
@@ -294,7 +294,7 @@ def measured(way: str, texts: Sequence[str], seconds: float, peak: float, score:
 def one(arguments: argparse.Namespace) -> None:
     """One way, in this process; its figures go to standard output's last line."""
     import torch
-    from initialisation import corpus_of
+    from clinical_texts import corpus_of
 
     torch.set_num_threads(arguments.threads)
     corpus = corpus_of("definitions", Path(arguments.folder))

@@ -13,7 +13,9 @@ PATH = Path(__file__).parents[2] / "benchmarks" / "initialisation.py"
 
 @pytest.fixture(scope="module")
 def benchmark():
-    return runpy.run_path(str(PATH))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(PATH.parent)  # as where it is run as a script
+        return runpy.run_path(str(PATH))
 
 
 @pytest.fixture

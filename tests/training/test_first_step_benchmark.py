@@ -32,7 +32,7 @@ def test_a_launch_ends_at_the_line_of_the_first_step(benchmark):
 
 def test_a_run_that_ends_before_is_no_measurement(benchmark):
     later = callbacks.line("domain", 11, 48, {"loss": 2.0})
-    with pytest.raises(RuntimeError, match=r"(?s)before its first step:.*out of memory"):
+    with pytest.raises(SystemExit, match=r"(?s)before its first step:.*out of memory"):
         benchmark["launch"](said(later, "out of memory"))
 
 
