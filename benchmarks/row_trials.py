@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from adapt.training.batches import encode_documents, start_ids
 from adapt.training.model import best_dtype, load_merged, load_model
 from adapt.training.reading import never_written
 from adapt.training.run import train
-from adapt.vocab import Material, VocabDelta, Vocabulary, adapt_vocabulary, load_tokenizer
+from adapt.vocab import Material, Vocabulary, adapt_vocabulary, load_tokenizer
+from adapt.workspace import write_json
 
 OPTIONS = {
     "steps": int,
@@ -116,9 +118,10 @@ def calibration(
 
 def vocabulary_of(base: Path, corpus: Corpus, case: Case, folder: Path) -> Vocabulary:
     """The adapted tokenizer, learned once."""
-    if folder.is_dir():
-        return replace(EMPTY, folder=folder, delta=VocabDelta.load(folder))
-    return adapt_vocabulary(
+    record = folder.with_name(f"{folder.name}.json")
+    if record.is_file():
+        return Vocabulary.from_json(folder, json.loads(record.read_text(encoding="utf-8")))
+    made = adapt_vocabulary(
         TokenizerSection(new_tokens=case.tokens, multiword=case.spaces == "across"),
         load_tokenizer(base),
         Material(
@@ -129,6 +132,8 @@ def vocabulary_of(base: Path, corpus: Corpus, case: Case, folder: Path) -> Vocab
         folder,
         read_only=case.units == "input",
     )
+    write_json(record, made.to_json())
+    return made
 
 
 def found_by_trials(arguments: argparse.Namespace, case: Case, folder: Path) -> Vocabulary:
@@ -164,9 +169,6 @@ class Given:
     corpus: Corpus
     held_out: list[str]
     lesson: Lesson
-
-
-EMPTY = Vocabulary(Path(), VocabDelta(0, 0, ()), (), (), None)  # type: ignore[arg-type]
 
 
 def probe_section(steps: int) -> TrainingSection:
