@@ -104,7 +104,7 @@ class Pipeline:
             trained=trained,
             scores=scores,
             comparisons=comparisons,
-            verdict=verdict(comparisons, scores, saved),
+            verdict=verdict(comparisons, saved),
             recipe=dump_recipe(recipe),
             seconds=self.stages.seconds,
             environment=_environment(),

@@ -53,11 +53,7 @@ class Pair:
 
     def verdict(self, name: str) -> Verdict:
         """By the rule of a run's own report; `name` is what the sentence calls the model."""
-        better_base = None
-        figure = self.base.leading if self.base and self.base.domain else None
-        if figure and figure.difference and figure.difference.low > 0:
-            better_base = figure.other
-        return judge(self.comparison, name, self.saved, better_base)
+        return judge(self.comparison, name, self.saved, self.base)
 
 
 def open_measured(reference: str) -> Measured:

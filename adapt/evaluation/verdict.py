@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from adapt.evaluation.bootstrap import Interval
 from adapt.evaluation.compare import DOMAIN, SPEED, Comparison, Figure
-from adapt.evaluation.result import SAME_TIME, ModelScores
+from adapt.evaluation.result import SAME_TIME
 
 # Within this share of the other's bits per byte two models count as equally good.
 _MARGIN = 0.01
@@ -59,9 +59,7 @@ def decide(worse: Interval, reference: float, saved: float, *, loses_to_base: bo
     return "do not extend" if worse.low > 0 else "no difference"
 
 
-def verdict(
-    comparisons: dict[str, Comparison], scores: dict[str, ModelScores], tokens_saved: float
-) -> Verdict:
+def verdict(comparisons: dict[str, Comparison], tokens_saved: float) -> Verdict:
     """Decides by `decide` against the control, or the base where there is none.
 
     What the model has over the control of the same time stands in the sentence and decides
@@ -69,7 +67,6 @@ def verdict(
 
     Args:
         comparisons: By `control`, `control-time` and `base`, as far as there are any.
-        scores: By `base`, `adapted` and the controls.
         tokens_saved: Share of tokens saved on held-out domain text.
     """
     against = "control" if "control" in comparisons else "base"
@@ -79,13 +76,11 @@ def verdict(
             f"Not compared: a head has no untrained base to set it against, {_tokens(tokens_saved)}"
             " (evaluation.control trains the same head on the base's tokenizer).",
         )
-    base = comparisons["base"].domain if "base" in comparisons else None
-    better = scores["base"].domain if base and base.low > 0 else None
     return judge(
         comparisons[against],
         "adapted",
         tokens_saved,
-        better.interval.value if better else None,
+        comparisons.get("base"),
         comparisons.get(SAME_TIME),
     )
 
@@ -94,7 +89,7 @@ def judge(
     comparison: Comparison,
     name: str,
     tokens_saved: float | None,
-    better_base: float | None,
+    base: Comparison | None = None,
     same_time: Comparison | None = None,
 ) -> Verdict:
     """`decide`, and the sentence that goes with it.
@@ -104,7 +99,7 @@ def judge(
         name: The model's.
         tokens_saved: Share of tokens saved on held-out domain text; None where it is not known,
             and then nothing is adopted for speed.
-        better_base: Bits per byte of the model's own base, where it is told to be better.
+        base: Of the model with its own base, where both were scored.
         same_time: With a control that trained for as long as the model, where there is one.
     """
     figure, against = comparison.leading, comparison.against
@@ -129,9 +124,11 @@ def judge(
             f"; at equal time {_share(timed, worse_then)}"
             f"(95 % interval {change.low:+.3f} to {change.high:+.3f})"
         )
-    if better_base is not None:
-        figures += f"; the base itself has {better_base:.3f}"
-    choice = decide(worse, figure.other, tokens_saved or 0.0, loses_to_base=better_base is not None)
+    better_base = _better_base(base)
+    if better_base:
+        figures += f"; the base itself has {better_base.other:.3f}"
+    loses = better_base is not None
+    choice = decide(worse, figure.other, tokens_saved or 0.0, loses_to_base=loses)
     if figure.rows < _ENOUGH:
         choice = "no difference"
         figures += f"; {figure.rows} held-out documents or rows are too few to tell one"
@@ -140,6 +137,12 @@ def judge(
         times = speeds[0].value / speeds[0].other
         figures += f"; {times:.2f} times the {speeds[0].name} of {against}"
     return Verdict(choice, f"{choice.capitalize()}: {figures}.")
+
+
+def _better_base(base: Comparison | None) -> Figure | None:
+    """Bits per byte on domain text, where the base's are told to be lower than the model's."""
+    figure = base.leading if base and base.domain else None
+    return figure if figure and figure.difference and figure.difference.low > 0 else None
 
 
 def _share(figure: Figure, worse: Interval) -> str:

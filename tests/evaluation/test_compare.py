@@ -37,7 +37,7 @@ def test_verdicts(base, control, adapted, spread, saved, choice):
     comparisons = {
         name: compare(models["adapted"], models[name], name, 0) for name in ("base", "control")
     }
-    found = verdict(comparisons, models, saved)
+    found = verdict(comparisons, saved)
     assert found.choice == choice
     assert found.sentence.startswith(choice.capitalize())
     value = models["adapted"].domain.interval.value
@@ -56,8 +56,8 @@ def test_what_equal_time_says_stands_beside_and_decides_nothing(same_time, said)
     models = {name: scores(value) for name, value in values.items()}
     comparisons = {name: compare(models["adapted"], models[name], name, 0) for name in values}
     del comparisons["adapted"]
-    found = verdict(comparisons, models, 0.2)
-    alone = verdict({m: c for m, c in comparisons.items() if m != "control-time"}, models, 0.2)
+    found = verdict(comparisons, 0.2)
+    alone = verdict({m: c for m, c in comparisons.items() if m != "control-time"}, 0.2)
     assert found.choice == alone.choice == "adopt"
     assert found.sentence == alone.sentence[:-1] + said
 
@@ -71,14 +71,14 @@ def test_equal_time_is_said_of_a_heads_task_too():
         name: compare(models["adapted"], models[name], name, 0)
         for name in ("control", "control-time")
     }
-    found = verdict(comparisons, models, 0.0)
+    found = verdict(comparisons, 0.0)
     assert "control 0.500: 20.0% worse" in found.sentence
     assert "; at equal time 50.0% worse" in found.sentence
 
 
 def test_without_a_control_the_base_is_compared_with():
     models = {"base": scores(1.0), "adapted": scores(0.8)}
-    found = verdict({"base": compare(models["adapted"], models["base"], "base", 0)}, models, 0.2)
+    found = verdict({"base": compare(models["adapted"], models["base"], "base", 0)}, 0.2)
     assert found.choice == "adopt"
     assert "base 1.000" in found.sentence
 
@@ -244,17 +244,17 @@ def test_a_handful_of_documents_decides_nothing(documents, choice):
 
     found = compare(one(0.8), one(1.0), "control", 0)
     assert found.figures[0].p_value == 2.0 ** (1 - documents)
-    told = judge(found, "adapted", 0.1, None)
+    told = judge(found, "adapted", 0.1)
     assert told.choice == choice
     assert ("too few" in told.sentence) == (documents < 6)
 
 
 def test_equal_models_are_equal_and_nothing_has_no_shares():
     one = with_tasks(1.0)
-    told = judge(compare(one, one, "control", 0), "a", 0.1, None).sentence
+    told = judge(compare(one, one, "control", 0), "a", 0.1).sentence
     assert "control 1.000: equal (" in told
     none, whole = (ModelScores(None, None, {"organ": labelled([x] * 9)}) for x in (0.0, 1.0))
-    told = judge(compare(whole, none, "control", 0), "a", 0.1, None).sentence
+    told = judge(compare(whole, none, "control", 0), "a", 0.1).sentence
     assert "control 0.000: better (difference +1.000" in told
 
 

@@ -299,6 +299,6 @@ def test_a_verdict_for_speed_cites_what_was_measured():
         ((macro, read), "1.20 times the read characters/s"),
         ((macro,), "saved."),
     ):
-        found = judge(Comparison("control", None, None, figures), "adapted", 0.2, None)
+        found = judge(Comparison("control", None, None, figures), "adapted", 0.2)
         assert found.choice == "adopt for speed"
         assert said in found.sentence
