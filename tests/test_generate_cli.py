@@ -11,7 +11,7 @@ import torch
 import adapt
 from adapt import cli
 from adapt.cli import generate
-from adapt.evaluation.classification import classify
+from adapt.evaluation.classification import Options, predict
 from adapt.generation import complete
 from adapt.pipeline import Pipeline
 from adapt.recipe import load_recipe
@@ -211,8 +211,8 @@ def test_texts_get_the_label_that_the_evaluation_gives(run, verb, tmp_path):
     model, tokenizer = adapt.load(run, merged=True)
     organs = ["brain", "heart", "kidney"]
     prompts = [f"{text}\n\nCategory:" for text in TEXTS]
-    options = {"max_length": 1024, "label": "x"}
-    assert [label for label, _ in lines] == classify(model, tokenizer, prompts, organs, **options)
+    found = predict(model, tokenizer, prompts, organs, Options(1024))
+    assert [label for label, _ in lines] == found.answers
 
     source, target = tmp_path / "notes.jsonl", tmp_path / "labelled.jsonl"
     source.write_text("".join(json.dumps({"note": text}) + "\n" for text in TEXTS))

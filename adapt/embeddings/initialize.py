@@ -154,23 +154,6 @@ def mean_row(rows: Tensor) -> Tensor:
     return (total / max(rows.shape[0], 1)).float()
 
 
-def omp(rows: Tensor, donor_shared: Tensor, donor_new: Tensor, *, atoms: int = 8) -> Tensor:
-    """Rows for a donor's tokens: what rebuilds them from shared tokens there, applied here.
-
-    Not in `STRATEGIES`: it needs a donor (`adapt.embeddings.donor`).
-
-    Args:
-        rows: (shared tokens, columns) of the base.
-        donor_shared: (shared tokens, donor columns), aligned with `rows`.
-        donor_new: (new tokens, donor columns).
-        atoms: Shared tokens that make up a new one, at most.
-
-    Returns:
-        (new tokens, columns) in the type of `rows`.
-    """
-    return pursue(donor_shared, donor_new, atoms=atoms).of(rows)
-
-
 @dataclass(frozen=True)
 class Combinations:
     """Sparse combinations of the rows of one matrix, to be taken of another's.

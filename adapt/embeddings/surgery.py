@@ -159,12 +159,6 @@ def _parameters(folder: Path) -> int:
     return sum(math.prod(stored.shape) for held in files for stored in held)
 
 
-def embedding_names(folder: Path, *, trust_remote_code: bool = False) -> tuple[str, str | None]:
-    """Parameter names of the input and, where it is a matrix of its own, the output embedding."""
-    names = parameters(folder, trust_remote_code=trust_remote_code)
-    return names.inputs[0], names.outputs[0] if names.outputs else None
-
-
 def rows_needed(delta: VocabDelta, base_rows: int, multiple: int | None = None) -> int:
     """Rows of the matrix after the edit.
 

@@ -72,33 +72,6 @@ class Options:
     writer: Any = None
 
 
-def classify(
-    model: Any,  # noqa: ANN401
-    tokenizer: Any,  # noqa: ANN401
-    prompts: Sequence[str],
-    labels: Sequence[str],
-    *,
-    max_length: int,
-    label: str,
-    method: str = "likelihood",
-    batch_size: int = 8,
-) -> list[str]:
-    """The label of each prompt, by default the one that it makes most likely.
-
-    Args:
-        model: A causal language model in evaluation mode.
-        tokenizer: Its tokenizer.
-        prompts: What the model is asked.
-        labels: Label set.
-        max_length: Prompts lose tokens from their left beyond this.
-        label: For the progress bar.
-        method: A key of `METHODS`.
-        batch_size: Prompts at once.
-    """
-    options = Options(max_length, batch_size, label)
-    return predict(model, tokenizer, prompts, labels, options, method).answers
-
-
 def predict(
     model: Any,  # noqa: ANN401
     tokenizer: Any,  # noqa: ANN401

@@ -86,7 +86,7 @@ def answers(
         seed: Of sampling; the generator of the process is left as it was.
         heal: Whether the prompt's last tokens may be made anew (`adapt.generation.heal`). Not by
             default: a task's prompt ends in the chat template's own text, or a line break, after
-            which training begins the answer with a token of its own (`encode_completion`). Such
+            which training begins the answer with a token of its own (`prompt_ids`). Such
             a prompt ends where the model saw prompts end, and healing would take that away.
     """
     room = decoder_window(model, max_length, after=config.max_new_tokens)

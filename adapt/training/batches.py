@@ -232,30 +232,6 @@ def plain_encoding(tokenizer: Any, text: str) -> Encoding:  # noqa: ANN401
     return found
 
 
-def encode_completion(
-    tokenizer: Any,  # noqa: ANN401
-    prompt: str,
-    completion: str,
-    max_length: int,
-    completion_tokenizer: Any | None = None,  # noqa: ANN401
-) -> Example:
-    """A prompt in the model's chat template and its completion; loss on the completion only.
-
-    The prompt loses tokens from its left when both are too long; the completion's end then goes.
-
-    Args:
-        tokenizer: Of the prompt.
-        prompt: What a user asks.
-        completion: The answer.
-        max_length: Longest sequence; tokens, at least 2.
-        completion_tokenizer: Of the completion where units are only read; None: the same.
-    """
-    before = prompt_ids(tokenizer, prompt)
-    after = completion_ids(completion_tokenizer or tokenizer, completion)[: max_length - 1]
-    before = before[max(0, len(before) + len(after) - max_length) :]
-    return document(before + after, [IGNORED] * len(before) + after)
-
-
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:  # noqa: ANN401
     """Ids of a user's turn up to where the model answers."""
     text = prompt_text(tokenizer, prompt)

@@ -38,7 +38,7 @@ class Record:
         flags: One a token. Causal objectives: whether it is learned; masked: whether it begins a
             word; classification: empty.
         bytes_: UTF-8 bytes of the source text.
-        lost: Bytes of text that did not fit.
+        lost: Bytes of text that did not fit, chat template included.
         classes: Numbers of its labels.
         labels: Causal objectives: what is learned in the place of each token; empty: the token.
     """

@@ -268,11 +268,6 @@ def row_records(request: Request, items: Sequence[Any], encode: Any, key: object
     )
 
 
-def _flags(store: Dataset, drawn: Sequence[int], number: int) -> list[bool]:
-    flags: list[bool] = store[drawn[number]]["flags"]
-    return flags
-
-
 def _endless(items: Sequence[Item], seed: int) -> Iterator[Item]:
     """The items over and over, shuffled anew each time round."""
     rng = random.Random(seed)

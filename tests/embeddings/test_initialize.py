@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapt.embeddings.initialize import STRATEGIES, Context, mean, mean_row, omp
+from adapt.embeddings.initialize import STRATEGIES, Context, mean, mean_row, pursue
 
 ROWS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) + 1.0
 MADE = [(0, 1, 2), (5,), (3, 3), (9, 8, 7, 6), (39, 0)]
@@ -105,19 +105,19 @@ def test_omp_finds_a_sparse_combination_again():
     donor, base = draw(50, 30, seed=1), draw(50, 12, seed=2)
     coefficients = torch.zeros(300, 50)
     coefficients[torch.arange(300)[:, None], draw(300, 50, seed=3).topk(2).indices] = 2.0
-    new = omp(base, donor, coefficients @ donor, atoms=6)
+    new = pursue(donor, coefficients @ donor, atoms=6).of(base)
     close = ((new - coefficients @ base).norm(dim=1) < 1e-2).float().mean()
     assert close > 0.95
 
 
 def test_omp_gives_a_shared_token_its_own_row():
     donor, base = draw(50, 30, seed=1), draw(50, 12, seed=2)
-    torch.testing.assert_close(omp(base, donor, donor[[4, 7]], atoms=3), base[[4, 7]])
+    torch.testing.assert_close(pursue(donor, donor[[4, 7]], atoms=3).of(base), base[[4, 7]])
 
 
 def test_omp_in_the_same_space_comes_nearer_with_every_atom():
     donor, new = draw(50, 12, seed=1), draw(9, 12, seed=4)
-    left = [(omp(donor, donor, new, atoms=k) - new).norm(dim=1) for k in (1, 3, 6, 12)]
+    left = [(pursue(donor, new, atoms=k).of(donor) - new).norm(dim=1) for k in (1, 3, 6, 12)]
     assert all((b <= a + 1e-4).all() for a, b in zip(left, left[1:], strict=False))
     assert left[-1].max() < 1e-2
-    assert omp(donor, donor, new[:0]).shape == (0, 12)
+    assert pursue(donor, new[:0]).of(donor).shape == (0, 12)

@@ -25,7 +25,6 @@ from adapt.evaluation.classification import (
     METHODS,
     NEUTRAL,
     Options,
-    classify,
     few_shot_examples,
     few_shot_prompt,
     predict,
@@ -141,7 +140,7 @@ def test_more_labels_than_one_tree_holds(llama, monkeypatch):
 
 def test_the_chosen_label_is_always_of_the_set_and_the_likeliest(pair):
     model, tokenizer = pair
-    chosen = classify(model, tokenizer, PROMPTS, LABELS, max_length=256, label="")
+    chosen = predict(model, tokenizer, PROMPTS, LABELS, Options(256)).answers
     for prompt, label in zip(PROMPTS, chosen, strict=True):
         ids = prompt_ids(tokenizer, prompt)
         scores = {x: direct(model, ids, completion_ids(tokenizer, x)) for x in LABELS}

@@ -11,12 +11,12 @@ from adapt.training.batches import (
     collate,
     completion_ids,
     document,
-    encode_completion,
     encode_documents,
     pack,
     prompt_ids,
     start_ids,
 )
+from adapt.training.records import Dialogue
 from adapt.vocab import load_tokenizer
 
 documents = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=30), max_size=12)
@@ -79,11 +79,12 @@ def test_packed_documents_do_not_attend_to_each_other(tiny_base):
 
 def test_only_the_completion_is_learned(tiny_base):
     tokenizer = load_tokenizer(tiny_base)
-    example = encode_completion(tokenizer, "Name the organ.", "kidney", 64)
-    learned = [label for label in example.labels if label != IGNORED]
-    assert learned == completion_ids(tokenizer, "kidney")
-    assert learned[-1] == tokenizer.eos_token_id
-    assert example.input_ids[: -len(learned)] == prompt_ids(tokenizer, "Name the organ.")
+    record = Dialogue(tokenizer, None, 64)({"prompt": "Name the organ.", "completion": "kidney"})
+    prompt, answer = prompt_ids(tokenizer, "Name the organ."), completion_ids(tokenizer, "kidney")
+    assert record.input_ids == prompt + answer
+    assert record.flags == [False] * len(prompt) + [True] * len(answer)
+    assert answer[-1] == tokenizer.eos_token_id
+    assert (record.bytes_, record.lost) == (21, 0)
 
 
 def test_prompts_use_the_chat_template(tiny_base):
@@ -95,9 +96,13 @@ def test_prompts_use_the_chat_template(tiny_base):
 @pytest.mark.parametrize("max_length", [2, 5, 12, 30])
 def test_long_pairs_are_cut_to_length_and_keep_something_to_learn(tiny_base, max_length):
     tokenizer = load_tokenizer(tiny_base)
-    example = encode_completion(tokenizer, "a long question " * 9, "an answer " * 5, max_length)
-    assert len(example) <= max_length
-    assert any(label != IGNORED for label in example.labels)
+    pair = {"prompt": "a long question " * 9, "completion": "an answer " * 5}
+    record = Dialogue(tokenizer, None, max_length)(pair)
+    assert len(record.input_ids) == len(record.flags) <= max_length
+    assert any(record.flags)
+    whole = tokenizer.decode(Dialogue(tokenizer, None, 10_000)(pair).input_ids)
+    kept = tokenizer.decode(record.input_ids)
+    assert len(kept) + record.lost == len(whole.removesuffix(tokenizer.eos_token))
 
 
 def test_documents_open_with_what_separated_them_in_pretraining(tiny_base):

@@ -33,7 +33,7 @@ from adapt.corpus import Corpus, CorpusStatistics
 from adapt.errors import AdaptError, DataError, ModelError, RecipeError
 from adapt.recipe.evaluation import ClassificationTask, GenerationTask
 from adapt.recipe.training import LoraSection, Phase, TrainingSection
-from adapt.training.batches import IGNORED, Labelled, collate_labelled, encode_completion, start_ids
+from adapt.training.batches import IGNORED, Labelled, collate_labelled, start_ids
 from adapt.training.chat import segments
 from adapt.training.examples import windows
 from adapt.training.heads import hand_over, head, load_with_head, loss_function
@@ -335,10 +335,10 @@ def test_conversations_and_tasks_take_turns(tiny_base, tmp_path):
 def test_prompts_are_read_in_units_and_completions_written_in_base_pieces(tiny_base, adapted):
     base = load_tokenizer(tiny_base)
     text = clinical(3)["definition"]
-    example = encode_completion(adapted, text, text, 500, completion_tokenizer=base)
-    learned = [label for label in example.labels if label != IGNORED]
+    record = Dialogue(adapted, base, 500)({"prompt": text, "completion": text})
+    learned = [id_ for id_, flag in zip(record.input_ids, record.flags, strict=True) if flag]
     assert learned == [*base.backend_tokenizer.encode(text).ids, base.eos_token_id]
-    prompt = example.input_ids[: -len(learned)]
+    prompt = record.input_ids[: -len(learned)]
     assert max(prompt) >= len(base) > max(learned)
     assert base.decode(learned[:-1]) == text
     assert text in adapted.decode(prompt)
