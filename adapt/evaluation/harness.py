@@ -6,6 +6,7 @@ lm-evaluation-harness. Most of its tasks fetch their data from the Hub.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -26,7 +27,7 @@ def check_harness(section: HarnessSection) -> None:
     """
     if find_spec("lm_eval") is None:
         raise DependencyError("lm_eval", "harness", where=_WHERE)
-    known = _manager(section).all_tasks
+    known = _manager(section.include_path).all_tasks
     for name in section.tasks:
         if name not in known:
             fix = nearest(name, known)
@@ -69,7 +70,7 @@ def harness_scores(
             tasks=list(section.tasks),
             num_fewshot=section.num_fewshot,
             limit=section.limit,
-            task_manager=_manager(section),
+            task_manager=_manager(section.include_path),
             log_samples=False,
             bootstrap_iters=1000,  # of metrics that are no means; none would leave all errors out
             random_seed=seed,
@@ -99,7 +100,9 @@ def _metrics(measured: dict[str, Any]) -> dict[str, Interval]:
     return found
 
 
-def _manager(section: HarnessSection) -> Any:  # noqa: ANN401
+@lru_cache(maxsize=1)
+def _manager(include_path: str | None) -> Any:  # noqa: ANN401
+    """Index of all tasks by name: thousands of files, read once for the check and every model."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=section.include_path)
+    return TaskManager(include_path=include_path)

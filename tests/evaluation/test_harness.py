@@ -19,19 +19,20 @@ from tests.conftest import clinical
 CHOICES = ["brain", "heart", "kidney"]
 
 
-@pytest.fixture
-def harness(tmp_path):
-    """A section with one multiple-choice task."""
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory):
+    """A section with one multiple-choice task; one folder, as the index of tasks takes seconds."""
+    folder = tmp_path_factory.mktemp("harness")
     rows = [clinical(seed) for seed in range(12)]
     lines = [
         json.dumps({"asked": row["definition"], "answer": CHOICES.index(row["organ"])})
         for row in rows
     ]
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
     task = {
         "task": "adapt_organs",
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
+        "dataset_kwargs": {"data_files": {"test": str(folder / "rows.jsonl")}},
         "test_split": "test",
         "output_type": "multiple_choice",
         "doc_to_text": "{{asked}}\nOrgan:",
@@ -39,9 +40,9 @@ def harness(tmp_path):
         "doc_to_target": "answer",
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
     }
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "organs.yaml").write_text(yaml.safe_dump(task))
-    return {"tasks": ["adapt_organs"], "include_path": str(tmp_path / "tasks")}, rows
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "organs.yaml").write_text(yaml.safe_dump(task))
+    return {"tasks": ["adapt_organs"], "include_path": str(folder / "tasks")}, rows
 
 
 def test_the_harness_says_what_a_direct_computation_says(harness, tiny_base):
