@@ -102,7 +102,10 @@ def _metrics(measured: dict[str, Any]) -> dict[str, Interval]:
 
 @lru_cache(maxsize=1)
 def _manager(include_path: str | None) -> Any:  # noqa: ANN401
-    """Index of all tasks by name: thousands of files, read once for the check and every model."""
+    """Index of all tasks by name: thousands of files, read once for the check and every model.
+
+    It says which tasks there are; what a task says is read when it is scored.
+    """
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=include_path)
