@@ -64,7 +64,7 @@ def test_json_and_its_schema(tmp_path, monkeypatch):
 
 
 def test_answers_against_a_schema(tmp_path):
-    pytest.importorskip("jsonschema")
+    pytest.importorskip("jsonschema", reason="the extra schema is not installed")
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "object", "required": ["code"]}')
     check = schema_checker(schema)
@@ -80,7 +80,7 @@ def test_answers_against_a_schema(tmp_path):
 @pytest.fixture
 def checker(tmp_path, monkeypatch):
     """`schema_checker` of a schema as it stands in Python; fetching anything fails the test."""
-    pytest.importorskip("jsonschema")
+    pytest.importorskip("jsonschema", reason="the extra schema is not installed")
 
     def unreachable(*_, **__):
         pytest.fail("something is being fetched")

@@ -18,7 +18,7 @@ from adapt.vocab.spec import build, merges, spec_of, vocabulary
 
 from .conftest import BYTE_LEVEL, PROSE, tiny
 
-bpe_continue = pytest.importorskip("bpe_continue")
+bpe_continue = pytest.importorskip("bpe_continue", reason="bpe-continue is not installed")
 
 # Line breaks and runs of blanks are in none of our units by rule, so none are in the text.
 SENTENCES = [" ".join(text.split()) for text in PROSE]
